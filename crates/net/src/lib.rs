@@ -1,0 +1,44 @@
+//! The kernel's network, as plain synchronous calls: namespaces, links, addresses, routes,
+//! announcements to neighbours, sysctl, and the two descriptors a user-space tunnel needs (a TUN
+//! device and an outer UDP socket).
+//!
+//! Everything that speaks netlink goes through [`Netlink`], one socket per namespace. What acts in
+//! the *calling thread's* namespace says so: [`sysctl`], [`tun`], [`udp`]. Enter one with
+//! [`Netns::run`] in a one-shot program and with [`Netns::run_on_thread`] in a long-lived one.
+//!
+//! The room knows nothing of CNI, pods or tunnels.
+
+#![deny(unsafe_code)]
+
+pub mod address;
+pub mod announce;
+pub mod error;
+mod frame;
+pub mod link;
+mod link_message;
+pub mod name;
+pub mod netlink;
+#[expect(unsafe_code, reason = "the ioctl that asks a descriptor which kind of namespace it is")]
+pub mod netns;
+pub mod route;
+mod route_message;
+pub mod sysctl;
+#[expect(unsafe_code, reason = "TUN devices are made and attached by ioctl only")]
+pub mod tun;
+#[expect(unsafe_code, reason = "two socket options without a safe wrapper in nix or socket2")]
+pub mod udp;
+mod wait;
+
+pub use address::Address;
+pub use announce::announce;
+pub use error::Error;
+pub use link::{BridgePort, BridgeSpec, Link, LinkChange, LinkKind, MacvlanMode, MacvlanSpec, VethSpec};
+pub use name::{IfName, MacAddress};
+pub use netlink::Netlink;
+pub use netns::{Netns, NetnsGuard, NetnsId};
+pub use route::{Route, RouteLookup};
+pub use tun::{create_tun, open_tun};
+pub use udp::{UdpSpec, open_udp};
+
+/// What every call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
