@@ -1,0 +1,286 @@
+use crate::{
+    Core, Error, PeerConfig, PeerId, Result, TunnelConfig, TunnelStats,
+    worker::{Command, Worker},
+};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::eventfd::{EfdFlags, EventFd},
+};
+use std::{
+    collections::HashMap,
+    fmt,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+/// A tunnel within its engine. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TunnelId(u64);
+
+impl fmt::Display for TunnelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tunnel {}", self.0)
+    }
+}
+
+impl TunnelId {
+    /// A number for one of its two descriptors.
+    pub(crate) const fn key(self, is_udp: bool) -> u64 {
+        self.0 << 1 | is_udp as u64
+    }
+
+    pub(crate) const fn from_key(key: u64) -> (Self, bool) {
+        (Self(key >> 1), key & 1 == 1)
+    }
+}
+
+/// The threads that move packets. Clones are handles of the same engine; each call blocks until the
+/// worker has done it, which takes at most one turn of its loop. The last handle's end is the engine's.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    workers: Vec<Handle>,
+    /// The worker of each tunnel.
+    tunnels: HashMap<TunnelId, usize>,
+    next_id: u64,
+}
+
+/// Our end of a worker.
+#[derive(Debug)]
+struct Handle {
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    thread: JoinHandle<()>,
+    tunnels: usize,
+}
+
+impl Engine {
+    /// Starts `workers` threads (at least one) that share all tunnels.
+    ///
+    /// # Errors
+    /// Threads or descriptors are not to be had.
+    pub fn start(workers: usize) -> Result<Self> {
+        Self::start_confined(workers, || Ok(()))
+    }
+
+    /// The same, with `confine` called once on each packet thread, before it sees the first packet and after it has
+    /// opened what it needs: the place to give up rights.
+    ///
+    /// # Errors
+    /// Threads or descriptors are not to be had, or `confine` fails.
+    pub fn start_confined(workers: usize, confine: fn() -> std::io::Result<()>) -> Result<Self> {
+        let workers = (0..workers.max(1)).map(|number| Handle::start(number, confine)).collect::<Result<_>>()?;
+        let state = State { workers, tunnels: HashMap::new(), next_id: 0 };
+        Ok(Self(Arc::new(Shared(Mutex::new(state)))))
+    }
+
+    /// Takes over a TUN device (opened with `IFF_TUN | IFF_NO_PI | IFF_VNET_HDR` and a virtio-net header of
+    /// [`VNET_HEADER_BYTES`](crate::wire::VNET_HEADER_BYTES)) and a bound UDP socket, and starts the
+    /// handshakes. Both become non-blocking; both are closed if this fails.
+    ///
+    /// # Errors
+    /// Peers that clash or cannot be reached, descriptors that cannot be watched, an engine that was shut down.
+    pub fn add(&self, config: TunnelConfig, tun: OwnedFd, udp: OwnedFd) -> Result<TunnelId> {
+        set_non_blocking(&tun, "make the TUN device non-blocking")?;
+        set_non_blocking(&udp, "make the UDP socket non-blocking")?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| Error::Os {
+            action: "get random numbers",
+            errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+        })?;
+        let core = Box::new(Core::new(config, Instant::now(), seed)?);
+        let (id, worker) = self.0.assign()?;
+        let added = self.0.ask_worker(worker, |reply| Command::Add { id, core, tun, udp, reply });
+        if added.is_err() {
+            self.0.forget(id);
+        }
+        added.map(|()| id)
+    }
+
+    /// Ends a tunnel. Its descriptors are closed when this returns.
+    ///
+    /// # Errors
+    /// There is no such tunnel.
+    pub fn remove(&self, tunnel: TunnelId) -> Result<()> {
+        let removed = self.0.ask(tunnel, |reply| Command::Remove { id: tunnel, reply });
+        self.0.forget(tunnel);
+        removed
+    }
+
+    /// State and counters of a tunnel.
+    ///
+    /// # Errors
+    /// There is no such tunnel.
+    pub fn stats(&self, tunnel: TunnelId) -> Result<TunnelStats> {
+        self.0.ask(tunnel, |reply| Command::Stats { id: tunnel, reply })
+    }
+
+    /// Adds a peer to a running tunnel.
+    ///
+    /// # Errors
+    /// No such tunnel; the peer clashes with another or cannot be reached.
+    pub fn add_peer(&self, tunnel: TunnelId, peer: PeerConfig) -> Result<()> {
+        self.0.ask(tunnel, |reply| Command::AddPeer { id: tunnel, peer, reply })
+    }
+
+    /// Replaces the settings of the peer with the same number. A new endpoint begins a new session.
+    ///
+    /// # Errors
+    /// No such tunnel or peer; the peer would clash with another or cannot be reached.
+    pub fn change_peer(&self, tunnel: TunnelId, peer: PeerConfig) -> Result<()> {
+        self.0.ask(tunnel, |reply| Command::ChangePeer { id: tunnel, peer, reply })
+    }
+
+    /// Removes a peer from a running tunnel.
+    ///
+    /// # Errors
+    /// No such tunnel or peer.
+    pub fn remove_peer(&self, tunnel: TunnelId, peer: PeerId) -> Result<()> {
+        self.0.ask(tunnel, |reply| Command::RemovePeer { id: tunnel, peer, reply })
+    }
+
+    /// Puts another bound UDP socket in place of the present one, which is closed when this returns.
+    /// Sessions stay.
+    ///
+    /// # Errors
+    /// No such tunnel, or one without its TUN; a socket that cannot be watched.
+    pub fn replace_udp(&self, tunnel: TunnelId, udp: OwnedFd) -> Result<()> {
+        set_non_blocking(&udp, "make the UDP socket non-blocking")?;
+        self.0.ask(tunnel, |reply| Command::ReplaceUdp { id: tunnel, udp, reply })
+    }
+
+    /// Ends every tunnel and every thread. Other handles answer [`Error::Stopped`] from then on.
+    pub fn shutdown(self) {
+        self.0.stop();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change under the lock is complete by itself.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number for a new tunnel, and the worker that has the fewest.
+    fn assign(&self) -> Result<(TunnelId, usize)> {
+        let mut state = self.state();
+        let id = TunnelId(state.next_id);
+        let fewest = state.workers.iter_mut().enumerate().min_by_key(|(_, worker)| worker.tunnels);
+        let (number, worker) = fewest.ok_or(Error::Stopped)?;
+        worker.tunnels = worker.tunnels.saturating_add(1);
+        state.next_id = state.next_id.saturating_add(1);
+        state.tunnels.insert(id, number);
+        Ok((id, number))
+    }
+
+    fn forget(&self, tunnel: TunnelId) {
+        let mut state = self.state();
+        let worker = state.tunnels.remove(&tunnel);
+        if let Some(worker) = worker.and_then(|number| state.workers.get_mut(number)) {
+            worker.tunnels = worker.tunnels.saturating_sub(1);
+        }
+    }
+
+    fn ask<T>(&self, tunnel: TunnelId, command: impl FnOnce(Sender<Result<T>>) -> Command) -> Result<T> {
+        let worker = {
+            let state = self.state();
+            if state.workers.is_empty() {
+                return Err(Error::Stopped);
+            }
+            *state.tunnels.get(&tunnel).ok_or(Error::UnknownTunnel(tunnel))?
+        };
+        self.ask_worker(worker, command)
+    }
+
+    /// Waits without the lock, so that one worker's turn does not hold up the others' callers.
+    fn ask_worker<T>(&self, worker: usize, command: impl FnOnce(Sender<Result<T>>) -> Command) -> Result<T> {
+        let (reply, answer) = mpsc::channel();
+        {
+            let state = self.state();
+            let worker = state.workers.get(worker).ok_or(Error::Stopped)?;
+            worker.commands.send(command(reply)).map_err(|_| Error::Stopped)?;
+            worker.wake();
+        }
+        answer.recv().map_err(|_| Error::Stopped)?
+    }
+
+    fn stop(&self) {
+        let workers = {
+            let mut state = self.state();
+            state.tunnels.clear();
+            std::mem::take(&mut state.workers)
+        };
+        for Handle { commands, wake, thread, .. } in workers {
+            drop(commands);
+            let _ = wake.write(1);
+            if thread.join().is_err() {
+                tracing::error!("a packet thread had panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn confined(confine: fn() -> std::io::Result<()>) -> Result<()> {
+    confine().map_err(|error| Error::Confine(error.to_string()))
+}
+
+impl Handle {
+    fn start(number: usize, confine: fn() -> std::io::Result<()>) -> Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake =
+            EventFd::from_flags(flags).map_err(|errno| Error::Os { action: "create an event descriptor", errno })?;
+        let wake = Arc::new(wake);
+        let (commands, queue) = mpsc::channel();
+        let (ready, started) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(format!("adit-packets-{number}"))
+            .spawn({
+                let wake = Arc::clone(&wake);
+                // The batch headers hold pointers, so the worker is made where it lives.
+                move || match Worker::new(wake, queue).and_then(|worker| confined(confine).map(|()| worker)) {
+                    Ok(worker) => {
+                        let _ = ready.send(Ok(()));
+                        worker.run();
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                    }
+                }
+            })
+            .map_err(|error| Error::Os {
+                action: "start a packet thread",
+                errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+            })?;
+        started.recv().map_err(|_| Error::Stopped)??;
+        Ok(Self { commands, wake, thread, tunnels: 0 })
+    }
+
+    fn wake(&self) {
+        // Fails only when the counter is full of wake-ups already.
+        let _ = self.wake.write(1);
+    }
+}
+
+fn set_non_blocking(fd: &OwnedFd, action: &'static str) -> Result<()> {
+    let os = |errno| Error::Os { action, errno };
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL).map_err(os)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(os)?;
+    Ok(())
+}

@@ -1,0 +1,358 @@
+//! The handshake: how two ends learn each other's session index, epoch, MTU and abilities.
+//!
+//! Each message is the payload of a HANDSHAKE datagram, 48 bytes, big endian, so that no answer is
+//! longer than what it answers. Longer bodies are read up to there: later versions may append.
+//!
+//! ```text
+//!        0                   1                   2                   3
+//!        0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+//!       +---------------+---------------+---------------+---------------+
+//!     0 |     kind      |  min version  |  max version  |   reserved    |
+//!       +---------------+---------------+---------------+---------------+
+//!     4 |                    sender's session index                     |
+//!       +---------------------------------------------------------------+
+//!     8 |                                                               |
+//!       |                             epoch                             |
+//!       +---------------------------------------------------------------+
+//!    16 |                         capabilities                          |
+//!       +-------------------------------+-------------------------------+
+//!    20 |        sender's inner MTU     |           reserved            |
+//!       +-------------------------------+-------------------------------+
+//!    24 |                                                               |
+//!       |                             nonce                             |
+//!       +---------------------------------------------------------------+
+//!    32 |                                                               |
+//!       |                             cookie                            |
+//!       |                           (16 bytes)                          |
+//!       +---------------------------------------------------------------+
+//! ```
+//!
+//! | kind | header's index | body |
+//! |---|---|---|
+//! | 1 HELLO | 0 | everything; the cookie is zero as long as the sender has none |
+//! | 2 COOKIE | the HELLO's sender | the HELLO's nonce and the cookie to repeat it with; else 0 |
+//! | 3 WELCOME | the HELLO's sender | everything but a cookie: the HELLO's nonce, the chosen version twice, the capabilities that both have |
+//!
+//! A nonce's high 32 bits count the handshakes that its sender has begun in this epoch, with any peer;
+//! its low 32 bits are random. So (epoch, nonce) only grows, and an old HELLO is known as such.
+//!
+//! A cookie is SipHash-2-4-128 of the HELLO's source address (16 bytes, IPv4 mapped), port, sender's
+//! index and nonce under a secret that changes every 120 s; the previous secret counts too. Making one
+//! costs its maker no memory, so nobody can be made to keep state by a forged source address.
+
+use crate::DropReason;
+use siphasher::sip128::SipHasher24;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+/// Length of a handshake message behind the header.
+pub const BODY_BYTES: usize = 48;
+/// Capability: DATA with [`FLAG_PARTIAL_CHECKSUM`](crate::wire::FLAG_PARTIAL_CHECKSUM) is understood.
+pub const CAPABILITY_PARTIAL_CHECKSUM: u32 = 1;
+/// What this implementation can do.
+pub const CAPABILITIES: u32 = CAPABILITY_PARTIAL_CHECKSUM;
+/// How long a cookie's secret is the current one; it is accepted for as long again.
+pub const COOKIE_SECRET_LIFETIME: Duration = Duration::from_secs(120);
+
+/// 16 bytes that prove to their maker that a HELLO's source address is real. Zero: none.
+pub type Cookie = [u8; 16];
+
+/// What each end tells the other about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Lowest version of the format that is spoken; in a WELCOME, the chosen one.
+    pub min_version: u8,
+    /// Highest version of the format that is spoken; in a WELCOME, the chosen one.
+    pub max_version: u8,
+    /// The index under which the sender wants to receive.
+    pub index: u32,
+    /// The sender's incarnation.
+    pub epoch: u64,
+    /// What the sender can do; in a WELCOME, what both can do.
+    pub capabilities: u32,
+    /// The sender's inner MTU.
+    pub mtu_bytes: u16,
+    /// HELLO: names this handshake. WELCOME: the HELLO's.
+    pub nonce: u64,
+}
+
+/// A handshake message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// I am here.
+    Hello(Offer, Cookie),
+    /// Say that again with this cookie. The number is the HELLO's nonce.
+    Cookie(u64, Cookie),
+    /// So am I.
+    Welcome(Offer),
+}
+
+impl Message {
+    /// The message as it is on the wire.
+    pub const fn encode(&self) -> [u8; BODY_BYTES] {
+        const NOTHING: Offer =
+            Offer { min_version: 0, max_version: 0, index: 0, epoch: 0, capabilities: 0, mtu_bytes: 0, nonce: 0 };
+        let (kind, o, k) = match *self {
+            Self::Hello(offer, cookie) => (1, offer, cookie),
+            Self::Cookie(nonce, cookie) => (2, Offer { nonce, ..NOTHING }, cookie),
+            Self::Welcome(offer) => (3, offer, [0; 16]),
+        };
+        let i = o.index.to_be_bytes();
+        let e = o.epoch.to_be_bytes();
+        let c = o.capabilities.to_be_bytes();
+        let m = o.mtu_bytes.to_be_bytes();
+        let n = o.nonce.to_be_bytes();
+        let [i0, i1, i2, i3] = i;
+        let [e0, e1, e2, e3, e4, e5, e6, e7] = e;
+        let [c0, c1, c2, c3] = c;
+        let [m0, m1] = m;
+        let [n0, n1, n2, n3, n4, n5, n6, n7] = n;
+        let [k0, k1, k2, k3, k4, k5, k6, k7, k8, k9, ka, kb, kc, kd, ke, kf] = k;
+        [
+            kind,
+            o.min_version,
+            o.max_version,
+            0,
+            i0,
+            i1,
+            i2,
+            i3, //
+            e0,
+            e1,
+            e2,
+            e3,
+            e4,
+            e5,
+            e6,
+            e7, //
+            c0,
+            c1,
+            c2,
+            c3,
+            m0,
+            m1,
+            0,
+            0, //
+            n0,
+            n1,
+            n2,
+            n3,
+            n4,
+            n5,
+            n6,
+            n7, //
+            k0,
+            k1,
+            k2,
+            k3,
+            k4,
+            k5,
+            k6,
+            k7,
+            k8,
+            k9,
+            ka,
+            kb,
+            kc,
+            kd,
+            ke,
+            kf,
+        ]
+    }
+
+    /// Reads a message from the wire; what follows it is ignored.
+    ///
+    /// # Errors
+    /// [`DropReason::Runt`] and [`DropReason::UnknownType`].
+    pub fn decode(body: &[u8]) -> Result<Self, DropReason> {
+        let Some(&body) = body.first_chunk::<BODY_BYTES>() else {
+            return Err(DropReason::Runt);
+        };
+        let [
+            kind,
+            min_version,
+            max_version,
+            _,
+            i0,
+            i1,
+            i2,
+            i3, //
+            e0,
+            e1,
+            e2,
+            e3,
+            e4,
+            e5,
+            e6,
+            e7, //
+            c0,
+            c1,
+            c2,
+            c3,
+            m0,
+            m1,
+            _,
+            _, //
+            n0,
+            n1,
+            n2,
+            n3,
+            n4,
+            n5,
+            n6,
+            n7, //
+            cookie @ ..,
+        ] = body;
+        let offer = Offer {
+            min_version,
+            max_version,
+            index: u32::from_be_bytes([i0, i1, i2, i3]),
+            epoch: u64::from_be_bytes([e0, e1, e2, e3, e4, e5, e6, e7]),
+            capabilities: u32::from_be_bytes([c0, c1, c2, c3]),
+            mtu_bytes: u16::from_be_bytes([m0, m1]),
+            nonce: u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]),
+        };
+        match kind {
+            1 => Ok(Self::Hello(offer, cookie)),
+            2 => Ok(Self::Cookie(offer.nonce, cookie)),
+            3 => Ok(Self::Welcome(offer)),
+            _ => Err(DropReason::UnknownType),
+        }
+    }
+}
+
+/// Makes cookies and knows its own, without remembering any.
+pub(crate) struct CookieMaker {
+    key: [u8; 16],
+    start: Instant,
+}
+
+impl CookieMaker {
+    pub(crate) const fn new(key: [u8; 16], start: Instant) -> Self {
+        Self { key, start }
+    }
+
+    pub(crate) fn make(&self, from: SocketAddr, hello: &Offer, now: Instant) -> Cookie {
+        self.cookie(self.generation(now), from, hello)
+    }
+
+    pub(crate) fn is_mine(&self, cookie: &Cookie, from: SocketAddr, hello: &Offer, now: Instant) -> bool {
+        let current = self.generation(now);
+        *cookie == self.cookie(current, from, hello)
+            || current.checked_sub(1).is_some_and(|previous| *cookie == self.cookie(previous, from, hello))
+    }
+
+    fn generation(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.start).as_secs();
+        age.checked_div(COOKIE_SECRET_LIFETIME.as_secs()).unwrap_or_default()
+    }
+
+    /// The secret of a generation is a hash of its number under the key that never leaves this place.
+    fn cookie(&self, generation: u64, from: SocketAddr, hello: &Offer) -> Cookie {
+        let secret = SipHasher24::new_with_key(&self.key).hash(&generation.to_be_bytes());
+        let address = match from.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let mut input = [0; 30];
+        let fields = address
+            .octets()
+            .into_iter()
+            .chain(from.port().to_be_bytes())
+            .chain(hello.index.to_be_bytes())
+            .chain(hello.nonce.to_be_bytes());
+        for (to, byte) in input.iter_mut().zip(fields) {
+            *to = byte;
+        }
+        SipHasher24::new_with_key(&secret.as_bytes()).hash(&input).as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OFFER: Offer = Offer {
+        min_version: 1,
+        max_version: 2,
+        index: 0x0102_0304,
+        epoch: 0x1112_1314_1516_1718,
+        capabilities: 0x2122_2324,
+        mtu_bytes: 1456,
+        nonce: 0x3132_3334_3536_3738,
+    };
+    const COOKIE: Cookie = *b"sixteen bytes 16";
+
+    #[test]
+    fn hello_is_as_documented() {
+        let wire = Message::Hello(OFFER, COOKIE).encode();
+        assert_eq!(wire[..8], [1, 1, 2, 0, 1, 2, 3, 4]);
+        assert_eq!(wire[8..16], [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+        assert_eq!(wire[16..24], [0x21, 0x22, 0x23, 0x24, 0x05, 0xb0, 0, 0]);
+        assert_eq!(wire[24..32], [0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37, 0x38]);
+        assert_eq!(wire[32..], COOKIE);
+        assert_eq!(Message::decode(&wire), Ok(Message::Hello(OFFER, COOKIE)));
+    }
+
+    #[test]
+    fn cookie_carries_nonce_and_cookie_only() {
+        let wire = Message::Cookie(OFFER.nonce, COOKIE).encode();
+        assert_eq!(wire[0], 2);
+        assert_eq!(wire[1..24], [0; 23]);
+        assert_eq!(wire[24..32], OFFER.nonce.to_be_bytes());
+        assert_eq!(wire[32..], COOKIE);
+        assert_eq!(Message::decode(&wire), Ok(Message::Cookie(OFFER.nonce, COOKIE)));
+    }
+
+    #[test]
+    fn welcome_carries_no_cookie() {
+        let wire = Message::Welcome(OFFER).encode();
+        let hello = Message::Hello(OFFER, [0; 16]).encode();
+        assert_eq!((wire[0], &wire[1..]), (3, &hello[1..]));
+        assert_eq!(Message::decode(&wire), Ok(Message::Welcome(OFFER)));
+    }
+
+    #[test]
+    fn longer_bodies_are_read_and_shorter_ones_refused() {
+        let mut wire = Message::Welcome(OFFER).encode().to_vec();
+        wire.extend_from_slice(b"of a later version");
+        assert_eq!(Message::decode(&wire), Ok(Message::Welcome(OFFER)));
+        assert_eq!(Message::decode(&wire[..47]), Err(DropReason::Runt));
+        wire[0] = 4;
+        assert_eq!(Message::decode(&wire), Err(DropReason::UnknownType));
+    }
+
+    #[test]
+    fn cookie_is_bound_to_address_port_index_nonce_and_time() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let maker = CookieMaker::new([7; 16], start);
+        let from: SocketAddr = "192.0.2.1:6090".parse().unwrap();
+        let cookie = maker.make(from, &OFFER, at(100));
+        assert!(maker.is_mine(&cookie, from, &OFFER, at(100)));
+        assert!(maker.is_mine(&cookie, from, &OFFER, at(239)));
+        assert!(!maker.is_mine(&cookie, from, &OFFER, at(240)));
+        for (from, hello) in [
+            ("192.0.2.2:6090", OFFER),
+            ("192.0.2.1:6091", OFFER),
+            ("192.0.2.1:6090", Offer { index: 1, ..OFFER }),
+            ("192.0.2.1:6090", Offer { nonce: 1, ..OFFER }),
+        ] {
+            assert!(!maker.is_mine(&cookie, from.parse().unwrap(), &hello, at(100)));
+        }
+        let other = CookieMaker::new([8; 16], start);
+        assert!(!other.is_mine(&cookie, from, &OFFER, at(100)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(body in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(message) = Message::decode(&body) {
+                prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Packets. A TUN device on one side, a UDP socket on the other, and between them the tunnel's core:
+//! the wire format, the handshake, the table of allowed addresses, the timers.
+//!
+//! The core ([`Core`]) does no I/O: packets and the time go in, packets come out through a [`Sink`].
+//! The shell around it ([`Engine`]) owns the descriptors and the threads. This crate knows nothing of
+//! JSON, CNI, Kubernetes or the names of pods.
+#![forbid(unsafe_code)]
+
+mod allowed;
+mod attached;
+mod engine;
+mod error;
+pub mod handshake;
+mod inner;
+mod io;
+mod peer;
+mod peers;
+mod random;
+mod session;
+mod stats;
+mod tunnel;
+pub mod wire;
+mod worker;
+
+pub use {
+    engine::{Engine, TunnelId},
+    error::Error,
+    stats::{DropReason, PeerStats, TunnelStats},
+    tunnel::{Core, PeerConfig, PeerId, Sink, TunnelConfig},
+};
+
+/// Result of this crate's fallible calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

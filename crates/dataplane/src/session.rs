@@ -1,0 +1,265 @@
+//! Sessions: how they begin, how they are renewed, how packets leave in them.
+
+use crate::{
+    Core, DropReason, Result, Sink,
+    handshake::{CAPABILITIES, Cookie, Message, Offer},
+    peer::{Hello, Peer, Session},
+    random::Random,
+    wire::{Header, Type, VERSION},
+};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+/// A session that heard its peer this recently is not given up for an older HELLO.
+const ALIVE: Duration = Duration::from_secs(3);
+/// The unit of the header's timestamp, as a power of two of microseconds.
+const TIMESTAMP_SHIFT: u32 = 6;
+
+impl Core {
+    pub(crate) fn receive_handshake(
+        &mut self,
+        from: SocketAddr,
+        header: &Header,
+        body: &[u8],
+        now: Instant,
+        out: &mut impl Sink,
+    ) -> Result<(), DropReason> {
+        let message = Message::decode(body)?;
+        let Some((_, peer)) = self.peers.with_endpoint(from) else {
+            return Err(DropReason::WrongSource);
+        };
+        if !matches!(message, Message::Hello(..)) && header.index != peer.index {
+            return Err(DropReason::UnknownIndex);
+        }
+        match message {
+            Message::Hello(offer, cookie) => self.receive_hello(from, &offer, &cookie, now, out),
+            Message::Cookie(nonce, cookie) => self.receive_cookie(from, nonce, cookie, now, out),
+            Message::Welcome(offer) => self.receive_welcome(from, &offer, now, out),
+        }
+    }
+
+    /// Believed only from the peer's endpoint and for the index in use. The session stays until the
+    /// handshake that begins now is answered; meanwhile packets wait.
+    pub(crate) fn receive_unknown(&mut self, from: SocketAddr, index: u32, now: Instant) -> Result<(), DropReason> {
+        let Some((_, peer)) = self.peers.with_endpoint(from) else {
+            return Err(DropReason::WrongSource);
+        };
+        match &mut peer.session {
+            Some(session) if session.index == index => session.suspect = true,
+            _ => return Err(DropReason::UnexpectedAnswer),
+        }
+        if peer.hello.is_none() {
+            begin_hello(peer, &mut self.random, now);
+            self.rearm();
+        }
+        Ok(())
+    }
+
+    fn receive_hello(
+        &mut self,
+        from: SocketAddr,
+        offer: &Offer,
+        cookie: &Cookie,
+        now: Instant,
+        out: &mut impl Sink,
+    ) -> Result<(), DropReason> {
+        let Some((_, peer)) = self.peers.with_endpoint(from) else {
+            return Err(DropReason::WrongSource);
+        };
+        if !(offer.min_version..=offer.max_version).contains(&VERSION) {
+            return Err(DropReason::UnknownVersion);
+        }
+        let without_cookie = *cookie == [0; 16];
+        if without_cookie || !self.cookies.is_mine(cookie, from, offer, now) {
+            let cookie = self.cookies.make(from, offer, now);
+            send_message(peer, offer.index, &Message::Cookie(offer.nonce, cookie), now, out);
+            return if without_cookie { Ok(()) } else { Err(DropReason::BadCookie) };
+        }
+        let repeated = match peer.session {
+            Some(session) if (offer.epoch, offer.nonce) == (session.epoch, session.nonce) => {
+                if session.confirmed {
+                    return Err(DropReason::ReplayedHello);
+                }
+                true
+            }
+            Some(session) if peer.heard_within(ALIVE, now) => {
+                if offer.epoch < session.epoch {
+                    return Err(DropReason::StaleEpoch);
+                }
+                if offer.epoch == session.epoch && offer.nonce < session.nonce {
+                    return Err(DropReason::ReplayedHello);
+                }
+                false
+            }
+            _ => false,
+        };
+        let welcome = Message::Welcome(Offer {
+            min_version: VERSION,
+            max_version: VERSION,
+            index: peer.index,
+            epoch: self.epoch,
+            capabilities: CAPABILITIES & offer.capabilities,
+            mtu_bytes: self.mtu_bytes,
+            nonce: offer.nonce,
+        });
+        send_message(peer, offer.index, &welcome, now, out);
+        if !repeated {
+            let session = Session {
+                index: offer.index,
+                epoch: offer.epoch,
+                mtu_bytes: offer.mtu_bytes,
+                nonce: offer.nonce,
+                confirmed: false,
+                suspect: false,
+            };
+            self.establish(from, session, now, out);
+        }
+        Ok(())
+    }
+
+    fn receive_cookie(
+        &mut self,
+        from: SocketAddr,
+        nonce: u64,
+        cookie: Cookie,
+        now: Instant,
+        out: &mut impl Sink,
+    ) -> Result<(), DropReason> {
+        let (mtu_bytes, epoch) = (self.mtu_bytes, self.epoch);
+        let Some((_, peer)) = self.peers.with_endpoint(from) else {
+            return Err(DropReason::WrongSource);
+        };
+        if nonce != peer.last_nonce {
+            return Err(DropReason::UnexpectedAnswer);
+        }
+        // Without a pending HELLO the peer's own was quicker.
+        if let Some(hello) = &mut peer.hello {
+            hello.cookie = cookie;
+            if hello.may_answer_cookie {
+                hello.may_answer_cookie = false;
+                send_hello(peer, mtu_bytes, epoch, now, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn receive_welcome(
+        &mut self,
+        from: SocketAddr,
+        offer: &Offer,
+        now: Instant,
+        out: &mut impl Sink,
+    ) -> Result<(), DropReason> {
+        let Some((_, peer)) = self.peers.with_endpoint(from) else {
+            return Err(DropReason::WrongSource);
+        };
+        if (offer.min_version, offer.max_version) != (VERSION, VERSION) {
+            return Err(DropReason::UnknownVersion);
+        }
+        if offer.nonce != peer.last_nonce {
+            return Err(DropReason::UnexpectedAnswer);
+        }
+        let same_epoch = peer.session.filter(|session| session.epoch == offer.epoch);
+        if peer.hello.is_none() {
+            // The peer's own HELLO was quicker; this says the same.
+            return match same_epoch {
+                Some(session) if session.index == offer.index => Ok(()),
+                _ => Err(DropReason::UnexpectedAnswer),
+            };
+        }
+        let session = Session {
+            index: offer.index,
+            epoch: offer.epoch,
+            mtu_bytes: offer.mtu_bytes,
+            nonce: same_epoch.map_or(0, |session| session.nonce),
+            confirmed: true,
+            suspect: false,
+        };
+        let nothing_to_send = peer.waiting.len() == 0;
+        self.establish(from, session, now, out);
+        if nothing_to_send && let Some((_, peer)) = self.peers.with_endpoint(from) {
+            // Shows the peer that its WELCOME arrived.
+            send_keepalive(peer, now, out);
+        }
+        Ok(())
+    }
+
+    fn establish(&mut self, from: SocketAddr, session: Session, now: Instant, out: &mut impl Sink) {
+        let start = self.start;
+        if let Some((_, peer)) = self.peers.with_endpoint(from) {
+            tracing::debug!(peer = %peer.config.endpoint, epoch = session.epoch, "session established");
+            peer.session = Some(session);
+            peer.hello = None;
+            peer.handshakes = peer.handshakes.wrapping_add(1);
+            peer.last_rx = Some(now);
+            while let Some(packet) = peer.waiting.pop() {
+                send_data(peer, &packet, start, now, out);
+            }
+            peer.rearm_keepalive(now);
+        }
+        self.rearm();
+    }
+}
+
+/// Begins a handshake; its first HELLO is due at once.
+pub(crate) fn begin_hello(peer: &mut Peer, random: &mut Random, now: Instant) {
+    peer.last_nonce = random.next_nonce();
+    peer.hello = Some(Hello::new(peer.last_nonce, now));
+}
+
+pub(crate) fn send_hello(peer: &mut Peer, mtu_bytes: u16, epoch: u64, now: Instant, out: &mut impl Sink) {
+    let Some(hello) = peer.hello else { return };
+    let offer = Offer {
+        min_version: VERSION,
+        max_version: VERSION,
+        index: peer.index,
+        epoch,
+        capabilities: CAPABILITIES,
+        mtu_bytes,
+        nonce: hello.nonce,
+    };
+    send_message(peer, 0, &Message::Hello(offer, hello.cookie), now, out);
+}
+
+pub(crate) fn send_data(peer: &mut Peer, packet: &[u8], start: Instant, now: Instant, out: &mut impl Sink) {
+    let Some(session) = peer.session else { return };
+    let clock = now.saturating_duration_since(start).as_micros() >> TIMESTAMP_SHIFT;
+    let header = Header {
+        timestamp: clock as u16,
+        counter: peer.next_counter(),
+        sequence: peer.next_sequence(),
+        ..Header::new(Type::Data, session.index)
+    };
+    peer.last_tx = Some(now);
+    peer.tx.count(packet.len());
+    out.network(peer.config.endpoint, &header.encode(), packet);
+}
+
+/// The keepalive timer has fired: says something if nothing was said since it was set.
+pub(crate) fn send_keepalive_if_idle(peer: &mut Peer, now: Instant, out: &mut impl Sink) {
+    let Some(interval) = peer.config.keepalive else {
+        peer.keepalive_at = None;
+        return;
+    };
+    let idle = peer.last_tx.is_none_or(|at| now.saturating_duration_since(at) >= interval);
+    if idle && peer.usable_session().is_some() {
+        send_keepalive(peer, now, out);
+    }
+    let since = if idle { now } else { peer.last_tx.unwrap_or(now) };
+    peer.rearm_keepalive(since);
+}
+
+fn send_keepalive(peer: &mut Peer, now: Instant, out: &mut impl Sink) {
+    let Some(session) = peer.session else { return };
+    let header = Header { counter: peer.next_counter(), ..Header::new(Type::Data, session.index) };
+    peer.last_tx = Some(now);
+    out.network(peer.config.endpoint, &header.encode(), &[]);
+}
+
+fn send_message(peer: &mut Peer, index: u32, message: &Message, now: Instant, out: &mut impl Sink) {
+    peer.last_tx = Some(now);
+    let header = Header::new(Type::Handshake, index).encode();
+    out.network(peer.config.endpoint, &header, &message.encode());
+}

@@ -1,0 +1,162 @@
+use crate::PeerId;
+use std::{net::SocketAddr, time::Duration};
+
+/// State and counters of one tunnel at one instant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TunnelStats {
+    /// One entry per peer, ordered by number.
+    pub peers: Vec<PeerStats>,
+    /// Reasons for which packets were dropped, by [`DropReason::name`]; only those that happened.
+    pub drops: Vec<(&'static str, u64)>,
+    /// Whether the TUN device is held; false once it broke.
+    pub tun_attached: bool,
+    /// Whether the UDP socket is held; false once it broke, true again after `replace_udp`.
+    pub udp_attached: bool,
+    /// The last trouble with a descriptor, in words; stays after the trouble has passed.
+    pub last_error: Option<String>,
+}
+
+/// State and counters of one peer. Bytes and packets are inner ones: what enters and leaves the TUN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStats {
+    /// The peer's number.
+    pub id: PeerId,
+    /// Its outer address and port.
+    pub endpoint: SocketAddr,
+    /// Whether packets can leave: a handshake completed, and the peer has not disowned its session since.
+    pub established: bool,
+    /// Handshakes completed since the peer was added.
+    pub handshakes: u64,
+    /// The incarnation that the peer announced.
+    pub remote_epoch: Option<u64>,
+    /// The inner MTU that the peer announced.
+    pub remote_mtu_bytes: Option<u16>,
+    /// Inner bytes received.
+    pub rx_bytes: u64,
+    /// Inner packets received.
+    pub rx_packets: u64,
+    /// Inner bytes sent.
+    pub tx_bytes: u64,
+    /// Inner packets sent.
+    pub tx_packets: u64,
+    /// Time since the peer was last heard (data, keepalive or handshake).
+    pub last_rx_age: Option<Duration>,
+    /// Time since something was last sent to the peer.
+    pub last_tx_age: Option<Duration>,
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $text:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a packet was not passed on. One counter each, in every tunnel.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum DropReason { $($(#[doc = $text])+ $variant,)+ }
+
+        impl DropReason {
+            /// Every reason, in the order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable name under which it is counted.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// From an address or port that is not the peer's endpoint.
+    WrongSource = "wrong_source",
+    /// From a peer, for a session index that is not ours.
+    UnknownIndex = "unknown_index",
+    /// The outer UDP checksum was zero, so nothing protects the inner one.
+    ZeroChecksum = "zero_checksum",
+    /// Shorter than the header, or than the body that its type announces.
+    Runt = "runt",
+    /// A version of the format that is not spoken here.
+    UnknownVersion = "unknown_version",
+    /// A type of datagram or handshake that is not known here.
+    UnknownType = "unknown_type",
+    /// A HELLO whose cookie was not made here, or too long ago; it was answered by a COOKIE.
+    BadCookie = "bad_cookie",
+    /// A HELLO of an earlier incarnation while the present one is alive.
+    StaleEpoch = "stale_epoch",
+    /// A HELLO that was accepted before.
+    ReplayedHello = "replayed_hello",
+    /// A COOKIE, WELCOME or UNKNOWN that answers nothing that was sent.
+    UnexpectedAnswer = "unexpected_answer",
+    /// An inner source address that does not belong to the peer it came from.
+    SourceNotAllowed = "source_not_allowed",
+    /// An inner destination address that belongs to no peer.
+    NoPeer = "no_peer",
+    /// Waited for a session when the peer was removed or changed.
+    NoSession = "no_session",
+    /// Pushed out of the queue that waits for a session.
+    QueueFull = "queue_full",
+    /// An inner packet that is not IPv4 or IPv6, or whose length fields lie.
+    MalformedInner = "malformed_inner",
+    /// An inner checksum that was left to be completed and cannot be.
+    BadChecksumOffload = "bad_checksum_offload",
+    /// An inner packet above the tunnel's MTU, or an outer one above the path's.
+    TooBig = "too_big",
+    /// The socket refused the datagram, or there is none.
+    SendFailed = "send_failed",
+    /// The socket reported an error instead of a datagram.
+    ReceiveFailed = "receive_failed",
+    /// The TUN device refused the packet.
+    TunWriteFailed = "tun_write_failed",
+    /// An UNKNOWN that was due but above the rate.
+    RateLimited = "rate_limited",
+}
+
+/// One counter per reason.
+#[derive(Debug)]
+pub(crate) struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
+impl Drops {
+    pub(crate) fn count(&mut self, reason: DropReason) {
+        self.add(reason, 1);
+    }
+
+    pub(crate) fn add(&mut self, reason: DropReason, packets: u64) {
+        if let Some(counter) = self.0.get_mut(reason as usize) {
+            *counter = counter.wrapping_add(packets);
+        }
+    }
+
+    pub(crate) fn non_zero(&self) -> Vec<(&'static str, u64)> {
+        DropReason::ALL
+            .iter()
+            .zip(self.0)
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.name(), count))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_snake_case() {
+        let names: HashSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        assert!(names.iter().all(|name| name.bytes().all(|b| b == b'_' || b.is_ascii_lowercase())));
+    }
+
+    #[test]
+    fn only_what_happened_is_listed() {
+        let mut drops = Drops::default();
+        drops.count(DropReason::Runt);
+        drops.add(DropReason::RateLimited, 3);
+        drops.add(DropReason::NoPeer, 0);
+        assert_eq!(drops.non_zero(), [("runt", 1), ("rate_limited", 3)]);
+    }
+}

@@ -1,0 +1,325 @@
+use crate::{
+    DropReason, Result, TunnelStats,
+    handshake::CookieMaker,
+    inner,
+    peer::Peer,
+    peers::Peers,
+    random::Random,
+    session::{begin_hello, send_data, send_hello, send_keepalive_if_idle},
+    stats::Drops,
+    wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type, ZERO_CHECKSUM_BYTES},
+};
+use ipnetwork::IpNetwork;
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+const UNKNOWN_BURST: u32 = 10;
+const UNKNOWN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Number of a peer within its tunnel, chosen by the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u32);
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "peer {}", self.0)
+    }
+}
+
+/// The other end of a tunnel, or one of several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Its number within the tunnel.
+    pub id: PeerId,
+    /// Its outer address and port. Datagrams from anywhere else are dropped.
+    pub endpoint: SocketAddr,
+    /// Inner destinations that lead to it, and the only inner sources it may use. Longest prefix wins.
+    pub allowed_ips: Vec<IpNetwork>,
+    /// Send a header-only datagram whenever nothing else was sent for this long.
+    pub keepalive: Option<Duration>,
+}
+
+/// What a tunnel needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelConfig {
+    /// The outer address and port that the UDP socket is bound to.
+    pub local: SocketAddr,
+    /// The inner MTU: larger packets from the TUN are dropped.
+    pub mtu_bytes: u16,
+    /// This incarnation. The caller gives every incarnation of the tunnel a higher one.
+    pub epoch: u64,
+    /// The peers at the start; more may come and go.
+    pub peers: Vec<PeerConfig>,
+}
+
+/// Where the core's output goes. Slices are valid during the call only.
+pub trait Sink {
+    /// One datagram for the network: `head` followed by `payload`.
+    fn network(&mut self, to: SocketAddr, head: &[u8], payload: &[u8]);
+    /// One IP packet for the TUN.
+    fn tun(&mut self, packet: &[u8]);
+}
+
+/// A tunnel without I/O: bytes and time in, bytes out.
+pub struct Core {
+    pub(crate) mtu_bytes: u16,
+    pub(crate) epoch: u64,
+    pub(crate) peers: Peers,
+    pub(crate) random: Random,
+    pub(crate) cookies: CookieMaker,
+    pub(crate) drops: Drops,
+    pub(crate) start: Instant,
+    unknown_budget: Budget,
+    wake: Option<Instant>,
+}
+
+impl Core {
+    /// A tunnel with its peers; their first HELLOs leave at the first [`tick`](Self::tick).
+    ///
+    /// `seed` must be random and secret: session indices, nonces and cookie secrets come from it.
+    ///
+    /// # Errors
+    /// Peers that clash with each other or cannot be reached from `config.local`.
+    pub fn new(config: TunnelConfig, now: Instant, seed: [u8; 32]) -> Result<Self> {
+        let (random_key, cookie_key) = halves(seed);
+        let mut core = Self {
+            mtu_bytes: config.mtu_bytes,
+            epoch: config.epoch,
+            peers: Peers::new(config.local),
+            random: Random::new(&random_key),
+            cookies: CookieMaker::new(cookie_key, now),
+            drops: Drops::default(),
+            start: now,
+            unknown_budget: Budget::new(now),
+            wake: None,
+        };
+        for peer in config.peers {
+            core.add_peer(peer, now)?;
+        }
+        Ok(core)
+    }
+
+    /// One IP packet from the TUN.
+    pub fn outbound(&mut self, packet: &[u8], now: Instant, out: &mut impl Sink) {
+        let Some(addresses) = inner::addresses(packet) else {
+            return self.drops.count(DropReason::MalformedInner);
+        };
+        if packet.len() > usize::from(self.mtu_bytes) {
+            return self.drops.count(DropReason::TooBig);
+        }
+        let slot = self.peers.with_inner_address(addresses.destination);
+        let Some(peer) = slot.and_then(|slot| self.peers.get_mut(slot)) else {
+            return self.drops.count(DropReason::NoPeer);
+        };
+        if peer.usable_session().is_some() {
+            return send_data(peer, packet, self.start, now, out);
+        }
+        self.drops.add(DropReason::QueueFull, peer.waiting.push(packet));
+        if let Some(hello) = &mut peer.hello {
+            hello.hurry(now);
+            self.wake = self.wake.into_iter().chain([hello.next_at]).min();
+        }
+    }
+
+    /// One datagram from the network; it may be changed in place.
+    pub fn inbound(&mut self, from: SocketAddr, datagram: &mut [u8], now: Instant, out: &mut impl Sink) {
+        if let Err(reason) = self.receive(from, datagram, now, out) {
+            self.drops.count(reason);
+        }
+    }
+
+    /// Whatever is due by `now`.
+    pub fn tick(&mut self, now: Instant, out: &mut impl Sink) {
+        if self.wake.is_none_or(|at| at > now) {
+            return;
+        }
+        for peer in self.peers.iter_mut() {
+            if peer.hello.is_some_and(|hello| hello.next_at <= now) {
+                if let Some(hello) = &mut peer.hello {
+                    hello.rearm(now);
+                }
+                send_hello(peer, self.mtu_bytes, self.epoch, now, out);
+            }
+            if peer.keepalive_at.is_some_and(|at| at <= now) {
+                send_keepalive_if_idle(peer, now, out);
+            }
+        }
+        self.rearm();
+    }
+
+    /// When [`tick`](Self::tick) is wanted next; `None` while nothing is due without a packet.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    /// Adds a peer to the running tunnel. Its first HELLO leaves at the next [`tick`](Self::tick).
+    ///
+    /// # Errors
+    /// It clashes with another peer, or cannot be reached from here; nothing has changed then.
+    pub fn add_peer(&mut self, peer: PeerConfig, now: Instant) -> Result<()> {
+        let slot = self.peers.add(peer, || self.random.next_u32())?;
+        if let Some(peer) = self.peers.get_mut(slot) {
+            begin_hello(peer, &mut self.random, now);
+        }
+        self.rearm();
+        Ok(())
+    }
+
+    /// Replaces the settings of the peer with the same number. A new endpoint begins a new session;
+    /// what waits for the old one leaves when the new one is up.
+    ///
+    /// # Errors
+    /// There is no such peer, it would clash with another, or it cannot be reached; nothing has changed then.
+    pub fn change_peer(&mut self, peer: PeerConfig, now: Instant) -> Result<()> {
+        let (slot, moved) = self.peers.change(peer, || self.random.next_u32())?;
+        if let Some(peer) = self.peers.get_mut(slot) {
+            if moved {
+                peer.session = None;
+                peer.last_rx = None;
+                begin_hello(peer, &mut self.random, now);
+            }
+            peer.rearm_keepalive(now);
+        }
+        self.rearm();
+        Ok(())
+    }
+
+    /// Removes a peer and what waits for it.
+    ///
+    /// # Errors
+    /// There is no such peer.
+    pub fn remove_peer(&mut self, peer: PeerId) -> Result<()> {
+        let peer = self.peers.remove(peer)?;
+        self.drops.add(DropReason::NoSession, peer.waiting.len() as u64);
+        self.rearm();
+        Ok(())
+    }
+
+    /// State and counters. The descriptors' part is left for the shell to fill in.
+    pub fn stats(&self, now: Instant) -> TunnelStats {
+        TunnelStats {
+            peers: self.peers.iter().map(|peer| peer.stats(now)).collect(),
+            drops: self.drops.non_zero(),
+            ..TunnelStats::default()
+        }
+    }
+
+    /// Counts packets that the shell had to drop.
+    pub fn count(&mut self, reason: DropReason, packets: u64) {
+        self.drops.add(reason, packets);
+    }
+
+    pub(crate) fn rearm(&mut self) {
+        self.wake = self.peers.iter().filter_map(Peer::next_wake).min();
+    }
+
+    fn receive(
+        &mut self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Instant,
+        out: &mut impl Sink,
+    ) -> Result<(), DropReason> {
+        if datagram.len() == ZERO_CHECKSUM_BYTES {
+            return Err(DropReason::ZeroChecksum);
+        }
+        let (header, payload) = datagram.split_first_chunk_mut::<HEADER_BYTES>().ok_or(DropReason::Runt)?;
+        let header = Header::decode(header)?;
+        match header.kind {
+            Type::Handshake => self.receive_handshake(from, &header, payload, now, out),
+            Type::Unknown => self.receive_unknown(from, header.index, now),
+            kind => {
+                let Some((slot, peer)) = self.peers.with_index(header.index) else {
+                    return Err(self.answer_unknown(from, header.index, now, out));
+                };
+                if !same_host_and_port(peer.config.endpoint, from) {
+                    return Err(DropReason::WrongSource);
+                }
+                if kind != Type::Data {
+                    return Err(DropReason::UnknownType);
+                }
+                let belongs_to_peer = |address| self.peers.with_inner_address(address) == Some(slot);
+                if !payload.is_empty() {
+                    let addresses = inner::addresses(payload).ok_or(DropReason::MalformedInner)?;
+                    if !belongs_to_peer(addresses.source) {
+                        return Err(DropReason::SourceNotAllowed);
+                    }
+                    let partial = header.flags & FLAG_PARTIAL_CHECKSUM != 0;
+                    if partial && !inner::complete_checksum(payload) {
+                        return Err(DropReason::BadChecksumOffload);
+                    }
+                }
+                let Some(peer) = self.peers.get_mut(slot) else {
+                    return Err(DropReason::UnknownIndex);
+                };
+                peer.last_rx = Some(now);
+                if let Some(session) = &mut peer.session {
+                    session.confirmed = true;
+                }
+                if !payload.is_empty() {
+                    peer.rx.count(payload.len());
+                    out.tun(payload);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells a peer, not too often, that an index is not ours. Strangers are told nothing.
+    fn answer_unknown(&mut self, from: SocketAddr, index: u32, now: Instant, out: &mut impl Sink) -> DropReason {
+        let Some((_, peer)) = self.peers.with_endpoint(from) else {
+            return DropReason::WrongSource;
+        };
+        if self.unknown_budget.take(now) {
+            let header = Header::new(Type::Unknown, index).encode();
+            out.network(peer.config.endpoint, &header, &[]);
+        } else {
+            self.drops.count(DropReason::RateLimited);
+        }
+        DropReason::UnknownIndex
+    }
+}
+
+/// How many UNKNOWNs may still leave: a bucket of [`UNKNOWN_BURST`] that gains one each [`UNKNOWN_INTERVAL`].
+struct Budget {
+    left: u32,
+    refilled_at: Instant,
+}
+
+impl Budget {
+    const fn new(now: Instant) -> Self {
+        Self { left: UNKNOWN_BURST, refilled_at: now }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let idle = now.saturating_duration_since(self.refilled_at).as_millis();
+        let gained = idle.checked_div(UNKNOWN_INTERVAL.as_millis()).unwrap_or_default();
+        if gained > 0 {
+            let gained = u32::try_from(gained).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(gained).min(UNKNOWN_BURST);
+            self.refilled_at = now;
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+fn same_host_and_port(one: SocketAddr, other: SocketAddr) -> bool {
+    one.ip() == other.ip() && one.port() == other.port()
+}
+
+fn halves(seed: [u8; 32]) -> ([u8; 16], [u8; 16]) {
+    let mut halves = ([0; 16], [0; 16]);
+    if let ([first, second], []) = seed.as_chunks::<16>() {
+        halves = (*first, *second);
+    }
+    halves
+}

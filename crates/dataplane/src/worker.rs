@@ -1,0 +1,189 @@
+//! One thread, many tunnels: waits for descriptors, timers and commands, and gives each tunnel its turn.
+
+use crate::{
+    Core, Error, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
+    attached::{Attached, Buffers},
+};
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        eventfd::EventFd,
+    },
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, TryRecvError},
+    },
+    time::{Duration, Instant},
+};
+
+const EVENTS: usize = 64;
+/// Marks the event of the command queue; no tunnel has this number.
+const COMMANDS: u64 = u64::MAX;
+
+/// What the worker is asked to do. Each is answered.
+pub(crate) enum Command {
+    Add { id: TunnelId, core: Box<Core>, tun: OwnedFd, udp: OwnedFd, reply: Sender<Result<()>> },
+    Remove { id: TunnelId, reply: Sender<Result<()>> },
+    Stats { id: TunnelId, reply: Sender<Result<TunnelStats>> },
+    AddPeer { id: TunnelId, peer: PeerConfig, reply: Sender<Result<()>> },
+    ChangePeer { id: TunnelId, peer: PeerConfig, reply: Sender<Result<()>> },
+    RemovePeer { id: TunnelId, peer: PeerId, reply: Sender<Result<()>> },
+    ReplaceUdp { id: TunnelId, udp: OwnedFd, reply: Sender<Result<()>> },
+}
+
+pub(crate) struct Worker {
+    epoll: Epoll,
+    wake: Arc<EventFd>,
+    commands: Receiver<Command>,
+    tunnels: HashMap<TunnelId, Attached>,
+    timers: BTreeSet<(Instant, TunnelId)>,
+    buffers: Buffers,
+}
+
+impl Worker {
+    /// # Errors
+    /// No descriptor for epoll is to be had.
+    pub(crate) fn new(wake: Arc<EventFd>, commands: Receiver<Command>) -> Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|errno| Error::Os { action: "create an epoll descriptor", errno })?;
+        epoll
+            .add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, COMMANDS))
+            .map_err(|errno| Error::Os { action: "watch the command queue", errno })?;
+        Ok(Self { epoll, wake, commands, tunnels: HashMap::new(), timers: BTreeSet::new(), buffers: Buffers::new() })
+    }
+
+    /// Runs until the other end of the command queue is gone.
+    pub(crate) fn run(mut self) {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        loop {
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(errno) => {
+                    tracing::error!(%errno, "epoll refuses to wait; this worker's tunnels stop");
+                    return;
+                }
+            };
+            let mut commanded = false;
+            for event in events.iter().take(count) {
+                if event.data() == COMMANDS {
+                    commanded = true;
+                } else {
+                    self.serve(event.data(), event.events());
+                }
+            }
+            self.run_timers(Instant::now());
+            if commanded && !self.obey() {
+                return;
+            }
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let Some((at, _)) = self.timers.first() else { return EpollTimeout::NONE };
+        // Rounded up: waking early would mean waking twice.
+        let left = at.saturating_duration_since(Instant::now()).saturating_add(Duration::from_micros(999));
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn serve(&mut self, key: u64, events: EpollFlags) {
+        let (id, is_udp) = TunnelId::from_key(key);
+        let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
+        if is_udp {
+            tunnel.serve_udp(events, &self.epoll, &mut self.buffers);
+        } else {
+            tunnel.serve_tun(events, &self.epoll, &mut self.buffers);
+        }
+        tunnel.rearm(&mut self.timers);
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        while let Some(&(at, id)) = self.timers.first() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            let Some(tunnel) = self.tunnels.get_mut(&id) else { continue };
+            tunnel.timer = None;
+            tunnel.with_core(&self.epoll, &mut self.buffers, |core, out| core.tick(now, out));
+            tunnel.rearm(&mut self.timers);
+        }
+    }
+
+    /// Carries out what was asked for. False: nobody can ask any more.
+    fn obey(&mut self) -> bool {
+        // Before the queue is read, so that no wake-up is lost.
+        let _ = self.wake.read();
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.execute(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// An answer that nobody waits for any more is no trouble.
+    fn execute(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Add { id, core, tun, udp, reply } => {
+                let _ = reply.send(self.add(id, *core, tun, udp));
+            }
+            Command::Remove { id, reply } => {
+                let _ = reply.send(self.remove(id));
+            }
+            Command::Stats { id, reply } => {
+                let _ = reply.send(self.tunnel(id).map(|tunnel| tunnel.stats(now)));
+            }
+            Command::AddPeer { id, peer, reply } => {
+                let _ = reply.send(self.change(id, |core| core.add_peer(peer, now)));
+            }
+            Command::ChangePeer { id, peer, reply } => {
+                let _ = reply.send(self.change(id, |core| core.change_peer(peer, now)));
+            }
+            Command::RemovePeer { id, peer, reply } => {
+                let _ = reply.send(self.change(id, |core| core.remove_peer(peer)));
+            }
+            Command::ReplaceUdp { id, udp, reply } => {
+                let epoll = &self.epoll;
+                let result = self.tunnels.get_mut(&id).ok_or(Error::UnknownTunnel(id));
+                let _ = reply.send(result.and_then(|tunnel| tunnel.replace_udp(epoll, udp)));
+            }
+        }
+    }
+
+    fn tunnel(&mut self, id: TunnelId) -> Result<&mut Attached> {
+        self.tunnels.get_mut(&id).ok_or(Error::UnknownTunnel(id))
+    }
+
+    fn add(&mut self, id: TunnelId, core: Core, tun: OwnedFd, udp: OwnedFd) -> Result<()> {
+        let mut tunnel = Attached::new(id, core, tun, udp);
+        if let Err(error) = tunnel.watch(&self.epoll) {
+            tunnel.close(&self.epoll);
+            return Err(error);
+        }
+        tunnel.rearm(&mut self.timers);
+        self.tunnels.insert(id, tunnel);
+        Ok(())
+    }
+
+    fn remove(&mut self, id: TunnelId) -> Result<()> {
+        let mut tunnel = self.tunnels.remove(&id).ok_or(Error::UnknownTunnel(id))?;
+        tunnel.close(&self.epoll);
+        tunnel.rearm(&mut self.timers);
+        Ok(())
+    }
+
+    fn change(&mut self, id: TunnelId, change: impl FnOnce(&mut Core) -> Result<()>) -> Result<()> {
+        let tunnel = self.tunnels.get_mut(&id).ok_or(Error::UnknownTunnel(id))?;
+        let result = change(&mut tunnel.core);
+        tunnel.rearm(&mut self.timers);
+        result
+    }
+}

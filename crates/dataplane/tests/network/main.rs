@@ -1,0 +1,15 @@
+//! Alice, Bob and Eve: cores on a network in memory, under virtual time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    missing_docs,
+    reason = "a test that panics has failed, as it should"
+)]
+
+mod handshakes;
+mod hostile;
+mod peers;
+mod timers;
+mod world;
