@@ -1,0 +1,403 @@
+//! What a validated configuration means: first without ([`Intent`]), then with knowledge of the pod ([`Spec`]).
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use adit_net::IfName;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, config::DEFAULT_UDP_PORT, mtu, parse};
+
+/// What is on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Encap {
+    /// Our own format over UDP.
+    Udp,
+}
+
+/// How packets are sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Encryption {
+    /// Not at all: the underlay is trusted.
+    None,
+}
+
+impl fmt::Display for Encap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for Encryption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+        })
+    }
+}
+
+/// A configuration whose every key was checked, before the pod was looked at.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Intent {
+    /// The interface's name in the pod.
+    pub if_name: IfName,
+    /// What is on the wire.
+    pub encap: Encap,
+    /// How packets are sealed.
+    pub encryption: Encryption,
+    /// The outer interface, when it is not the chain's own.
+    pub device: Option<IfName>,
+    /// The outer source, when written.
+    pub local: Option<SocketAddr>,
+    /// The interface's MTU, when written.
+    pub mtu_bytes: Option<u32>,
+    /// The peers, at least one, all of one address family.
+    pub peers: Vec<IntentPeer>,
+}
+
+/// A peer as configured.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct IntentPeer {
+    /// Its outer address and port.
+    pub endpoint: SocketAddr,
+    /// The networks behind it.
+    pub allowed_ips: Vec<IpNetwork>,
+    /// How often an idle tunnel sends something.
+    pub keepalive: Option<Duration>,
+    /// The configuration's key of the endpoint, for messages.
+    pub key: String,
+}
+
+/// What the plugin found in the pod about the outer interface.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Device {
+    /// Its name.
+    pub name: IfName,
+    /// Its index in the pod's namespace.
+    pub index: u32,
+    /// Its MTU in bytes.
+    pub mtu_bytes: u32,
+    /// Its addresses.
+    pub addresses: Vec<IpNetwork>,
+}
+
+impl Device {
+    /// The facts about an outer interface.
+    #[must_use]
+    pub const fn new(name: IfName, index: u32, mtu_bytes: u32, addresses: Vec<IpNetwork>) -> Self {
+        Self { name, index, mtu_bytes, addresses }
+    }
+}
+
+/// How the kernel reaches one peer from the outer source, before the tunnel exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OuterRoute {
+    /// Index of the interface by which packets leave.
+    pub device: u32,
+    /// The route's own MTU in bytes, where it has one.
+    pub mtu_bytes: Option<u32>,
+    /// Length of the route's prefix: what decides whether a route into the tunnel would win over it.
+    pub prefix: u8,
+}
+
+impl OuterRoute {
+    /// The facts about the route to one peer.
+    #[must_use]
+    pub const fn new(device: u32, mtu_bytes: Option<u32>, prefix: u8) -> Self {
+        Self { device, mtu_bytes, prefix }
+    }
+}
+
+/// Everything that the agent needs to carry a tunnel; what the record keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Spec {
+    /// The interface's name in the pod.
+    pub if_name: IfName,
+    /// What is on the wire.
+    pub encap: Encap,
+    /// How packets are sealed.
+    pub encryption: Encryption,
+    /// The outer interface, to which the outer socket is bound.
+    pub device: IfName,
+    /// The outer source address and port, to which the outer socket is bound.
+    pub local: SocketAddr,
+    /// The interface's MTU in bytes.
+    pub mtu_bytes: u16,
+    /// The peers.
+    pub peers: Vec<Peer>,
+}
+
+/// A peer as the agent carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Peer {
+    /// Its outer address and port.
+    pub endpoint: SocketAddr,
+    /// The networks behind it; the longest prefix decides.
+    #[serde(rename = "allowedIPs")]
+    pub allowed_ips: Vec<IpNetwork>,
+    /// How often an idle tunnel sends something, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub keepalive_ms: Option<u64>,
+}
+
+impl Intent {
+    /// The outer source: as written, or the first address of `device` of the peers' family.
+    ///
+    /// # Errors
+    /// `device` has no address of that family, or not the one that is written, or a peer's endpoint is its own.
+    pub fn local_on(&self, device: &Device) -> Result<SocketAddr> {
+        let Some(first) = self.peers.first() else {
+            return Err(Error::Missing { key: "remote".into(), remedy: "write the outer address of the peer".into() });
+        };
+        let local = match self.local {
+            Some(local) => {
+                if local.is_ipv6() != first.endpoint.is_ipv6() {
+                    return Err(Error::invalid(
+                        "local",
+                        local,
+                        format!("is of another address family than {} {}", first.key, first.endpoint),
+                        "write both as IPv4 or both as IPv6",
+                    ));
+                }
+                if !device.addresses.iter().any(|network| network.ip() == local.ip()) {
+                    return Err(Error::invalid(
+                        "local",
+                        local,
+                        format!("is no address of {}", device.name),
+                        format!("write one of {}, or leave local out", list(&device.addresses)),
+                    ));
+                }
+                local
+            }
+            None => {
+                let family = |network: &&IpNetwork| {
+                    network.is_ipv6() == first.endpoint.is_ipv6() && !is_link_local(network.ip())
+                };
+                let found = device.addresses.iter().find(family).ok_or_else(|| {
+                    Error::invalid(
+                        &first.key,
+                        first.endpoint,
+                        format!(
+                            "is of another address family than {}, which has {}",
+                            device.name,
+                            list(&device.addresses)
+                        ),
+                        format!(
+                            "give {} an address of that family, or write the peer's address of the other one",
+                            device.name
+                        ),
+                    )
+                })?;
+                SocketAddr::new(found.ip(), DEFAULT_UDP_PORT)
+            }
+        };
+        match self.peers.iter().find(|peer| device.addresses.iter().any(|own| own.ip() == peer.endpoint.ip())) {
+            Some(peer) => Err(Error::invalid(
+                &peer.key,
+                peer.endpoint,
+                format!("is {}'s own address", device.name),
+                "write the address of the other pod",
+            )),
+            None => Ok(local),
+        }
+    }
+
+    /// The tunnel, given its outer interface and the route that the kernel found to each peer from `local`, in order.
+    ///
+    /// # Errors
+    /// A peer is reached through another interface, or the MTU does not fit.
+    pub fn resolve(&self, device: &Device, local: SocketAddr, routes: &[OuterRoute]) -> Result<Spec> {
+        let mut path_bytes = device.mtu_bytes;
+        for (peer, route) in self.peers.iter().zip(routes) {
+            if route.device != device.index {
+                return Err(Error::invalid(
+                    &peer.key,
+                    peer.endpoint,
+                    format!(
+                        "is not reached through {}: the pod's route to it leaves by another interface",
+                        device.name
+                    ),
+                    format!("add a route to it on {}, or name the right interface as \"device\"", device.name),
+                ));
+            }
+            path_bytes = path_bytes.min(route.mtu_bytes.unwrap_or(path_bytes));
+        }
+        let mtu_bytes = mtu::interface_mtu(self.mtu_bytes, path_bytes, local.is_ipv6(), self.encryption)?;
+        Ok(Spec {
+            if_name: self.if_name.clone(),
+            encap: self.encap,
+            encryption: self.encryption,
+            device: device.name.clone(),
+            local,
+            mtu_bytes,
+            peers: self
+                .peers
+                .iter()
+                .map(|peer| Peer {
+                    endpoint: peer.endpoint,
+                    allowed_ips: peer.allowed_ips.clone(),
+                    keepalive_ms: peer.keepalive.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+                })
+                .collect(),
+        })
+    }
+}
+
+impl Spec {
+    /// Checks the addresses and routes that the tunnel's interface is to get, beside the `outer` routes to its peers.
+    ///
+    /// # Errors
+    /// A route (or the subnet of an address) would win over the outer route and carry the tunnel's own packets into the
+    /// tunnel; IPv6 with too small an MTU.
+    pub fn check_inner(&self, outer: &[OuterRoute], addresses: &[IpNetwork], routes: &[IpNetwork]) -> Result<()> {
+        let has_ipv6 = addresses.iter().chain(routes).any(IpNetwork::is_ipv6);
+        mtu::check_ipv6_floor(self.mtu_bytes, has_ipv6)?;
+        let connected = addresses.iter().copied().map(|address| ("ipam address", parse::masked(address)));
+        let routed = routes.iter().copied().map(|route| ("ipam route", parse::masked(route)));
+        for (what, network) in connected.chain(routed) {
+            let swallowed = |(peer, outer): &(&Peer, &OuterRoute)| {
+                network.contains(peer.endpoint.ip()) && network.prefix() >= outer.prefix
+            };
+            if let Some((peer, _)) = self.peers.iter().zip(outer).find(swallowed) {
+                return Err(Error::invalid(
+                    what,
+                    network,
+                    format!("would send the tunnel's own packets to {} into the tunnel", peer.endpoint.ip()),
+                    "choose an inner network that does not hold the peer's outer address, or a narrower route to the peer on the outer interface",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+fn list(addresses: &[IpNetwork]) -> String {
+    if addresses.is_empty() {
+        return "no address".into();
+    }
+    let texts: Vec<String> = addresses.iter().map(|network| network.ip().to_string()).collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Effective;
+
+    fn intent(value: serde_json::Value) -> Intent {
+        Effective::read(value.as_object().unwrap()).unwrap().config.validate().unwrap()
+    }
+
+    fn plain(remote: &str) -> Intent {
+        intent(json!({"encap": "udp", "encryption": "none", "remote": remote}))
+    }
+
+    fn net1() -> Device {
+        Device::new(
+            "net1".parse().unwrap(),
+            2,
+            1500,
+            ["fe80::1/64", "10.10.1.200/24", "fd10:10:1::c8/64"].iter().map(|a| a.parse().unwrap()).collect(),
+        )
+    }
+
+    fn via(device: u32, mtu_bytes: Option<u32>) -> OuterRoute {
+        OuterRoute::new(device, mtu_bytes, 16)
+    }
+
+    #[test]
+    fn the_local_address_is_the_first_of_the_peers_family() {
+        assert_eq!(plain("10.20.1.200").local_on(&net1()).unwrap().to_string(), "10.10.1.200:6090");
+        assert_eq!(plain("fd10:20:1::c8").local_on(&net1()).unwrap().to_string(), "[fd10:10:1::c8]:6090");
+    }
+
+    #[test]
+    fn a_family_that_the_device_lacks_is_refused() {
+        let mut device = net1();
+        device.addresses.truncate(2);
+        let message = plain("fd10:20:1::c8").local_on(&device).unwrap_err().to_string();
+        assert!(
+            message.starts_with("remote: [fd10:20:1::c8]:6090 is of another address family than net1"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn own_addresses_and_foreign_locals_are_refused() {
+        assert!(plain("10.10.1.200").local_on(&net1()).unwrap_err().to_string().contains("own address"));
+        let foreign =
+            intent(json!({"encap": "udp", "encryption": "none", "remote": "10.20.1.200", "local": "10.10.1.7"}));
+        assert!(foreign.local_on(&net1()).unwrap_err().to_string().contains("is no address of net1"));
+    }
+
+    #[test]
+    fn a_peer_behind_another_interface_is_refused() {
+        let intent = plain("10.20.1.200");
+        let local = intent.local_on(&net1()).unwrap();
+        let message = intent.resolve(&net1(), local, &[via(9, None)]).unwrap_err().to_string();
+        assert!(message.contains("is not reached through net1"), "{message}");
+    }
+
+    #[test]
+    fn the_mtu_follows_the_smallest_outer_route() {
+        let intent = plain("10.20.1.200");
+        let local = intent.local_on(&net1()).unwrap();
+        assert_eq!(intent.resolve(&net1(), local, &[via(2, None)]).unwrap().mtu_bytes, 1456);
+        assert_eq!(intent.resolve(&net1(), local, &[via(2, Some(1400))]).unwrap().mtu_bytes, 1356);
+    }
+
+    #[test]
+    fn inner_networks_may_not_swallow_the_outer_endpoint() {
+        let intent = plain("10.20.1.200");
+        let local = intent.local_on(&net1()).unwrap();
+        let spec = intent.resolve(&net1(), local, &[via(2, None)]).unwrap();
+        let nets = |texts: &[&str]| -> Vec<IpNetwork> { texts.iter().map(|t| t.parse().unwrap()).collect() };
+        let outer = [via(2, None)];
+        assert!(spec.check_inner(&outer, &nets(&["10.4.0.1/30"]), &nets(&["10.4.0.0/16"])).is_ok());
+        assert!(spec.check_inner(&outer, &nets(&["10.4.0.1/30"]), &nets(&["0.0.0.0/0"])).is_ok());
+        let default_route = [OuterRoute::new(2, None, 0)];
+        assert!(spec.check_inner(&default_route, &nets(&["10.4.0.1/30"]), &nets(&["0.0.0.0/0"])).is_err());
+        for (addresses, routes) in
+            [(nets(&["10.4.0.1/30"]), nets(&["10.20.1.0/24"])), (nets(&["10.20.1.9/16"]), vec![])]
+        {
+            let message = spec.check_inner(&outer, &addresses, &routes).unwrap_err().to_string();
+            assert!(message.contains("into the tunnel"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_spec_survives_its_record() {
+        let intent = plain("10.20.1.200");
+        let local = intent.local_on(&net1()).unwrap();
+        let spec = intent.resolve(&net1(), local, &[via(2, None)]).unwrap();
+        let text = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
+    }
+}

@@ -1,0 +1,283 @@
+//! The records' directory.
+//!
+//! A record is written beside its place and renamed into it, so that a reader sees a whole one or none. What a writer
+//! left when it was killed begins with a dot, is no record to anybody, and goes with the attachment.
+
+use std::{
+    env, fs, io,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{AttachmentId, Error, Record, Result, record::RECORD_VERSION};
+
+/// Where the agent's socket and the records live unless `ADIT_RUN_DIR` says otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/adit";
+
+/// `$ADIT_RUN_DIR`, or [`DEFAULT_RUN_DIR`] when it is unset or empty.
+#[must_use]
+pub fn run_dir() -> PathBuf {
+    env::var_os("ADIT_RUN_DIR")
+        .filter(|value| !value.is_empty())
+        .map_or_else(|| PathBuf::from(DEFAULT_RUN_DIR), PathBuf::from)
+}
+
+/// The attachment records below one run directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    directory: PathBuf,
+}
+
+impl Store {
+    /// The records below `run_dir`; nothing is made until the first write.
+    #[must_use]
+    pub fn new(run_dir: &Path) -> Self {
+        Self { directory: run_dir.join("attachments") }
+    }
+
+    /// Where the records are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The file of one record, whether or not it exists.
+    #[must_use]
+    pub fn path(&self, attachment: &AttachmentId) -> PathBuf {
+        self.directory.join(attachment.file_name())
+    }
+
+    /// Makes the directory, for root alone.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn prepare(&self) -> Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+            .map_err(|source| storage("create", &self.directory, source))
+    }
+
+    /// Writes or replaces a record as a whole.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or the file cannot be written.
+    pub fn write(&self, record: &Record) -> Result<()> {
+        self.prepare()?;
+        let temporary = self.directory.join(format!(".{}.{}", record.attachment.file_name(), std::process::id()));
+        let written =
+            write_whole(&temporary, record).and_then(|()| fs::rename(&temporary, self.path(&record.attachment)));
+        written.map_err(|source| {
+            let _ = fs::remove_file(&temporary);
+            storage("write", &self.path(&record.attachment), source)
+        })
+    }
+
+    /// Reads one record; `None` when there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no record of this version.
+    pub fn read(&self, attachment: &AttachmentId) -> Result<Option<Record>> {
+        read_file(&self.path(attachment))
+    }
+
+    /// Every record, or why a file could not be read as one; in the order of their names.
+    ///
+    /// # Errors
+    /// The directory exists but cannot be listed.
+    pub fn list(&self) -> Result<Vec<Result<Record>>> {
+        let paths = self.files(|name| !name.starts_with('.'))?;
+        Ok(paths.iter().filter_map(|path| read_file(path).transpose()).collect())
+    }
+
+    /// Every record of one `CNI_CONTAINERID` and `CNI_IFNAME`, readable or not.
+    ///
+    /// # Errors
+    /// The directory exists but cannot be listed.
+    pub fn of_interface(&self, container_id: &str, cni_if_name: &str) -> Result<Vec<Result<Record>>> {
+        let prefix = format!("{container_id}:{cni_if_name}:");
+        let paths = self.files(|name| name.starts_with(&prefix))?;
+        Ok(paths.iter().filter_map(|path| read_file(path).transpose()).collect())
+    }
+
+    /// Removes one record and what a killed writer left of it; gone already is fine.
+    ///
+    /// # Errors
+    /// A file exists but cannot be removed.
+    pub fn remove(&self, attachment: &AttachmentId) -> Result<()> {
+        let leftover = format!(".{}.", attachment.file_name());
+        for path in self.files(|name| name.starts_with(&leftover))? {
+            remove_file(&path)?;
+        }
+        remove_file(&self.path(attachment))
+    }
+
+    /// Removes every file of one `CNI_CONTAINERID` and `CNI_IFNAME`, also those that cannot be read.
+    ///
+    /// # Errors
+    /// A file exists but cannot be removed.
+    pub fn remove_interface(&self, container_id: &str, cni_if_name: &str) -> Result<()> {
+        let prefix = format!("{container_id}:{cni_if_name}:");
+        let hidden = format!(".{prefix}");
+        for path in self.files(|name| name.starts_with(&prefix) || name.starts_with(&hidden))? {
+            remove_file(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what writers left that were killed longer than `age` ago.
+    ///
+    /// # Errors
+    /// The directory cannot be listed, or a file not be removed.
+    pub fn sweep(&self, age: Duration) -> Result<()> {
+        for path in self.files(|name| name.starts_with('.'))? {
+            let written = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
+            if written.and_then(|at| at.elapsed().ok()).is_some_and(|since| since > age) {
+                remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn files(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(storage("list", &self.directory, source)),
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| storage("list", &self.directory, source))?;
+            if entry.file_name().to_str().is_some_and(&wanted) {
+                paths.push(entry.path());
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+}
+
+fn write_whole(path: &Path, record: &Record) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut bytes = serde_json::to_vec_pretty(record)?;
+    bytes.push(b'\n');
+    file.write_all(&bytes)?;
+    file.sync_all()
+}
+
+fn read_file(path: &Path) -> Result<Option<Record>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(storage("read", path, source)),
+    };
+    let bad = |problem: String| Error::BadRecord { path: path.to_owned(), problem };
+    let record: Record = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    if record.version != RECORD_VERSION {
+        return Err(bad(format!("version {} is not {RECORD_VERSION}", record.version)));
+    }
+    if path.file_name().and_then(|name| name.to_str()) != Some(&record.attachment.file_name()) {
+        return Err(bad(format!("it describes {}", record.attachment)));
+    }
+    Ok(Some(record))
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(storage("remove", path, source)),
+    }
+}
+
+fn storage(action: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Storage { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_net::NetnsId;
+
+    use super::*;
+    use crate::{Encap, Encryption, Peer, Pod, Spec, State, record::NetnsRef};
+
+    fn record(container_id: &str, if_name: &str) -> Record {
+        Record {
+            version: RECORD_VERSION,
+            attachment: AttachmentId {
+                container_id: container_id.into(),
+                cni_if_name: "net1".into(),
+                if_name: if_name.parse().unwrap(),
+            },
+            created_ns: 1,
+            network: "n".into(),
+            pod: Pod::default(),
+            state: State::Attached,
+            netns: NetnsRef { path: "/run/netns/x".into(), id: NetnsId { dev: 4, inode: 5 } },
+            spec: Spec {
+                if_name: if_name.parse().unwrap(),
+                encap: Encap::Udp,
+                encryption: Encryption::None,
+                device: "net1".parse().unwrap(),
+                local: "10.10.1.200:6090".parse().unwrap(),
+                mtu_bytes: 1456,
+                peers: vec![Peer {
+                    endpoint: "10.20.1.200:6090".parse().unwrap(),
+                    allowed_ips: vec!["0.0.0.0/0".parse().unwrap()],
+                    keepalive_ms: None,
+                }],
+            },
+            addresses: vec!["10.4.0.1/32".parse().unwrap()],
+            routes: vec!["10.4.0.2/32".parse().unwrap()],
+            epoch_floor: 0,
+        }
+    }
+
+    #[test]
+    fn a_record_is_found_by_each_of_its_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        assert!(store.list().unwrap().is_empty());
+        let (one, two) = (record("c1", "tun"), record("c1", "tun1"));
+        store.write(&one).unwrap();
+        store.write(&two).unwrap();
+        store.write(&record("c10", "tun")).unwrap();
+        assert_eq!(store.read(&one.attachment).unwrap().unwrap(), one);
+        assert_eq!(store.of_interface("c1", "net1").unwrap().len(), 2);
+        assert_eq!(store.of_interface("c1", "net").unwrap().len(), 0);
+        assert_eq!(store.list().unwrap().len(), 3);
+        store.remove(&one.attachment).unwrap();
+        store.remove(&one.attachment).unwrap();
+        assert!(store.read(&one.attachment).unwrap().is_none());
+        store.remove_interface("c1", "net1").unwrap();
+        assert_eq!(store.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_torn_or_foreign_file_is_reported_and_removable() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        let whole = record("c1", "tun");
+        store.write(&whole).unwrap();
+        fs::write(store.path(&whole.attachment), "{\"version\":1,").unwrap();
+        let killed = store.directory().join(".c1:net1:tun.json.77");
+        fs::write(&killed, "half").unwrap();
+        store.sweep(Duration::from_secs(3600)).unwrap();
+        assert!(killed.exists(), "its writer may still be at work");
+        store.sweep(Duration::ZERO).unwrap();
+        assert!(!killed.exists());
+        fs::write(&killed, "half").unwrap();
+        assert!(matches!(store.list().unwrap()[0], Err(Error::BadRecord { .. })));
+        store.remove(&whole.attachment).unwrap();
+        assert_eq!(fs::read_dir(store.directory()).unwrap().count(), 0);
+
+        store.write(&whole).unwrap();
+        fs::rename(store.path(&whole.attachment), store.directory().join("c9:net1:tun.json")).unwrap();
+        assert!(store.list().unwrap()[0].as_ref().unwrap_err().to_string().contains("it describes c1:net1:tun"));
+        store.remove_interface("c9", "net1").unwrap();
+        assert!(store.list().unwrap().is_empty());
+    }
+}
