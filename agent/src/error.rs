@@ -1,0 +1,57 @@
+//! Why the agent cannot start, or cannot carry a tunnel.
+
+use std::{io, path::PathBuf};
+
+/// The result of everything in this room.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error says what was attempted, on what, what the kernel said, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Something that happens once at the start failed.
+    #[error("cannot {action}: {source}")]
+    Start {
+        /// What was attempted.
+        action: &'static str,
+        /// The kernel's words.
+        source: io::Error,
+    },
+    /// A file or directory of the agent cannot be used.
+    #[error("cannot {action} {}: {source}; check that the directory exists, is writable and belongs to root", path.display())]
+    Path {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's words.
+        source: io::Error,
+    },
+    /// Another agent works in the same run directory.
+    #[error("another agent works in {}; stop it first, or give this one its own directory with --run-dir", .0.display())]
+    AlreadyRunning(PathBuf),
+    /// A plugin handed over something that cannot be carried.
+    #[error("{0}")]
+    BadHandOver(String),
+    /// A tunnel was handed over whose record is gone or is another one's by now.
+    #[error("tunnel {0} was removed or made anew before it could be carried; call ADD again")]
+    Outdated(String),
+    /// The pod's namespace is not where the record says.
+    #[error("the namespace {} is gone or is another one now", .0.display())]
+    NamespaceGone(PathBuf),
+    /// The data plane refused.
+    #[error(transparent)]
+    DataPlane(#[from] adit_dataplane::Error),
+    /// The kernel refused.
+    #[error(transparent)]
+    Net(#[from] adit_net::Error),
+    /// A record cannot be read or written.
+    #[error(transparent)]
+    Tunnel(#[from] adit_tunnel::Error),
+}
+
+impl Error {
+    pub(crate) const fn start(action: &'static str, source: io::Error) -> Self {
+        Self::Start { action, source }
+    }
+}
