@@ -1,0 +1,197 @@
+//! The tunnels as a table for people, and as JSON for programs.
+
+use adit_tunnel::protocol::{PeerStatus, TunnelStatus};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
+
+const HEADINGS: [&str; 9] = ["POD", "INTERFACE", "STATE", "ENCAP", "MTU", "PEER", "RECEIVED", "SENT", "LAST SEEN"];
+
+/// One row a peer, then what is wrong with each tunnel that is not carried and what was dropped.
+pub fn status(tunnels: &[TunnelStatus]) -> String {
+    if tunnels.is_empty() {
+        return "no tunnels on this node\n".into();
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(HEADINGS);
+    for tunnel in tunnels {
+        for (index, peer) in tunnel.peers.iter().enumerate() {
+            table.add_row(row(tunnel, peer, index == 0));
+        }
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    for tunnel in tunnels {
+        for note in notes(tunnel) {
+            text.push_str(&note);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// A tunnel as JSON, with its state in one word as the table shows it.
+pub fn with_state(tunnel: &TunnelStatus) -> Value {
+    let mut value = serde_json::to_value(tunnel).unwrap_or_default();
+    if let Value::Object(map) = &mut value {
+        map.insert("state".into(), tunnel.state().into());
+    }
+    value
+}
+
+fn row(tunnel: &TunnelStatus, peer: &PeerStatus, first: bool) -> Vec<String> {
+    let once = |text: String| if first { text } else { String::new() };
+    let state = match (tunnel.carried, peer.established) {
+        (false, _) => "down",
+        (true, true) => "up",
+        (true, false) => "waiting",
+    };
+    vec![
+        once(owner(tunnel)),
+        once(format!("{} over {}", tunnel.attachment.if_name, tunnel.device)),
+        state.into(),
+        once(format!("{}, encryption {}", tunnel.encap, tunnel.encryption)),
+        once(tunnel.mtu_bytes.to_string()),
+        peer.endpoint.to_string(),
+        traffic(peer.rx_bytes, peer.rx_packets),
+        traffic(peer.tx_bytes, peer.tx_packets),
+        peer.last_seen_ms.map_or_else(|| "never".into(), |age| format!("{} ago", duration(age))),
+    ]
+}
+
+fn owner(tunnel: &TunnelStatus) -> String {
+    if tunnel.pod.name.is_empty() { tunnel.attachment.container_id.clone() } else { tunnel.pod.to_string() }
+}
+
+fn notes(tunnel: &TunnelStatus) -> Vec<String> {
+    let name = format!("{} {}", owner(tunnel), tunnel.attachment.if_name);
+    let mut notes = Vec::new();
+    if !tunnel.carried {
+        notes.push(format!("{name}: not carried: {}", tunnel.reason));
+    }
+    if !tunnel.drops.is_empty() {
+        let drops: Vec<String> = tunnel.drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        notes.push(format!("{name}: dropped: {}", drops.join(", ")));
+    }
+    notes
+}
+
+fn traffic(bytes: u64, packets: u64) -> String {
+    format!("{} in {packets}", size(bytes))
+}
+
+/// Bytes with a binary unit, three digits.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut rest = bytes;
+    let mut tenths = 0;
+    let mut unit = 0_usize;
+    while rest >= 1024 && unit < UNITS.len().saturating_sub(1) {
+        tenths = rest.wrapping_rem(1024).saturating_mul(10).wrapping_div(1024);
+        rest = rest.wrapping_div(1024);
+        unit = unit.saturating_add(1);
+    }
+    let name = UNITS.get(unit).copied().unwrap_or_default();
+    if unit == 0 || rest >= 100 { format!("{rest} {name}") } else { format!("{rest}.{tenths} {name}") }
+}
+
+/// Milliseconds in the largest unit that fits.
+fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds.wrapping_div(1000);
+    match seconds {
+        0 => format!("{milliseconds} ms"),
+        1..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds.wrapping_div(60)),
+        _ => format!("{} h", seconds.wrapping_div(3600)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use adit_tunnel::{AttachmentId, Encap, Encryption, Pod};
+
+    use super::*;
+
+    fn tunnel() -> TunnelStatus {
+        TunnelStatus {
+            attachment: AttachmentId {
+                container_id: "c1".into(),
+                cni_if_name: "net1".into(),
+                if_name: "tun".parse().unwrap(),
+            },
+            pod: Pod { namespace: "default".into(), name: "plumbr-a".into(), uid: String::new() },
+            network: "ohio".into(),
+            encap: Encap::Udp,
+            encryption: Encryption::None,
+            engine: "agent".into(),
+            mtu_bytes: 1456,
+            local: "10.10.1.200:6090".parse().unwrap(),
+            device: "net1".into(),
+            addresses: vec!["10.4.0.1/32".parse().unwrap()],
+            carried: true,
+            reason: String::new(),
+            peers: vec![PeerStatus {
+                endpoint: "10.20.1.200:6090".parse().unwrap(),
+                allowed_ips: vec![],
+                established: true,
+                handshakes: 1,
+                rx_bytes: 1_536,
+                rx_packets: 3,
+                tx_bytes: 84,
+                tx_packets: 1,
+                last_seen_ms: Some(2_100),
+                last_sent_ms: None,
+            }],
+            drops: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_tunnel_is_one_line_a_peer() {
+        let text = status(&[tunnel()]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        for expected in [
+            "default/plumbr-a",
+            "tun over net1",
+            "up",
+            "udp, encryption none",
+            "1456",
+            "10.20.1.200:6090",
+            "1.5 KiB in 3",
+            "84 B in 1",
+            "2 s ago",
+        ] {
+            assert!(lines[1].contains(expected), "{expected} in {text}");
+        }
+    }
+
+    #[test]
+    fn trouble_is_told_below_the_table() {
+        let mut down = tunnel();
+        down.carried = false;
+        down.reason = "port 6090 is taken".into();
+        down.drops.insert("wrong_source".into(), 7);
+        let text = status(&[down]);
+        assert!(text.contains("default/plumbr-a tun: not carried: port 6090 is taken"), "{text}");
+        assert!(text.contains("default/plumbr-a tun: dropped: wrong_source 7"), "{text}");
+    }
+
+    #[test]
+    fn json_has_the_state_in_one_word() {
+        assert_eq!(with_state(&tunnel())["state"], "up");
+        assert_eq!(with_state(&tunnel())["peers"][0]["rxBytes"], 1536);
+    }
+
+    #[test]
+    fn sizes_and_durations_are_short() {
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(10 << 30), "10.0 GiB");
+        assert_eq!(duration(999), "999 ms");
+        assert_eq!(duration(7_200_000), "2 h");
+    }
+}
