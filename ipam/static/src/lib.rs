@@ -1,0 +1,74 @@
+//! `static`: an IPAM plugin that hands out the addresses it is told, and keeps no state.
+//!
+//! Where addresses come from, in this order:
+//!
+//! 1. `ipam.addresses`;
+//! 2. `CNI_ARGS` `IP=` adds to them, `GATEWAY=` sets the gateway of every address whose subnet contains it;
+//! 3. `args.cni.ips` replaces them all;
+//! 4. `runtimeConfig.ips` replaces them all.
+//!
+//! An address that replaces others keeps the gateway of the configured address in whose subnet it lies.
+
+#![forbid(unsafe_code)]
+
+mod addresses;
+mod config;
+
+use std::path::Path;
+
+use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, Ip, Plugin};
+
+pub use addresses::{StaticAddress, effective};
+pub use config::Config;
+
+/// The plugin.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Static;
+
+impl Plugin for Static {
+    type Config = Config;
+    const NAME: &'static str = "static";
+
+    fn add(&self, call: &Call<Config>) -> Result<CniResult, Error> {
+        let ipam = call.config.ipam()?;
+        let addresses = effective(&call.config, &call.args)?;
+        addresses::check_version(&addresses, call.version)?;
+        Ok(CniResult {
+            interfaces: Vec::new(),
+            ips: addresses
+                .iter()
+                .map(|address| Ip { interface: None, address: address.network, gateway: address.gateway })
+                .collect(),
+            routes: ipam.routes.clone(),
+            dns: (!ipam.dns.is_empty()).then(|| ipam.dns.clone()),
+        })
+    }
+
+    /// Every address that is configured now is in `prevResult`, with its gateway where one is configured.
+    fn check(&self, call: &Call<Config>) -> Result<(), Error> {
+        let previous = call.required_prev_result()?;
+        call.config.ipam()?;
+        for address in effective(&call.config, &call.args)? {
+            let found = previous.ips.iter().any(|ip| {
+                ip.address == address.network && (address.gateway.is_none() || ip.gateway == address.gateway)
+            });
+            if !found {
+                return Err(Error::new(
+                    Code::INTERNAL,
+                    format!("static: Failed to match addr {} on interface {}", address.network, call.attachment.ifname),
+                )
+                .with_details("prevResult lacks it or has another gateway: attach the pod again"));
+            }
+        }
+        Ok(())
+    }
+
+    fn del(&self, _: &DelCall<Config>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn del_unreadable(&self, _: &Attachment, _: Option<&Path>, _: Error) -> Result<(), Error> {
+        // Nothing was kept, so there is nothing that an unreadable configuration could hide.
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! The `bridge` plugin's program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    adit_cni::main(&adit_bridge::Bridge)
+}

@@ -1,0 +1,181 @@
+//! What CHECK compares with the kernel: what this plugin made, and nothing that another one added to the result.
+
+use std::net::IpAddr;
+
+use adit_cni::{CniResult, Code, Error, Interface, Ip, Route};
+use adit_net::{Link, LinkKind, Netlink};
+use ipnetwork::IpNetwork;
+
+use crate::net_error;
+
+/// An error of CHECK.
+#[must_use]
+pub fn mismatch(text: impl Into<String>) -> Error {
+    Error::new(Code::INTERNAL, text)
+}
+
+/// The pod's interface in a result, with its index.
+///
+/// # Errors
+/// When the result has none of that name in `sandbox`.
+pub fn pod_interface<'a>(result: &'a CniResult, name: &str, sandbox: &str) -> Result<(usize, &'a Interface), Error> {
+    let named = |interface: &&Interface| interface.name == name && interface.sandbox.is_some();
+    let Some(interface) = result.interfaces.iter().find(named) else {
+        return Err(mismatch(format!("Interface name {name} not found in prevResult")));
+    };
+    result
+        .interfaces
+        .iter()
+        .enumerate()
+        .find(|(_, interface)| interface.name == name && interface.sandbox.as_deref() == Some(sandbox))
+        .ok_or_else(|| {
+            mismatch(format!(
+                "Sandbox in prevResult {} doesn't match configured netns: {sandbox}",
+                interface.sandbox.as_deref().unwrap_or_default()
+            ))
+        })
+}
+
+/// The pod's link: there, of the right kind, up, and with the result's MAC address.
+///
+/// # Errors
+/// The first difference, naming interface, expectation and state.
+pub fn link(netlink: &Netlink, interface: &Interface, kind: &LinkKind) -> Result<Link, Error> {
+    let name = &interface.name;
+    let link = netlink
+        .link(name)
+        .map_err(net_error)?
+        .ok_or_else(|| mismatch(format!("Interface name {name} not found in the pod")))?;
+    if link.kind != *kind {
+        return Err(mismatch(format!("Interface {name} is of kind {:?}, not {kind:?}", link.kind)));
+    }
+    if !link.up {
+        return Err(mismatch(format!("Interface {name} is down")));
+    }
+    check_mac(interface, &link)?;
+    Ok(link)
+}
+
+/// Compares the MAC address, where the result names one.
+///
+/// # Errors
+/// When it differs.
+pub fn check_mac(interface: &Interface, link: &Link) -> Result<(), Error> {
+    let Some(expected) = interface.mac.as_deref().filter(|mac| !mac.is_empty()) else {
+        return Ok(());
+    };
+    let actual = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+    let same = expected.parse().is_ok_and(|expected: adit_net::MacAddress| Some(expected) == link.mac);
+    if same { Ok(()) } else { Err(mismatch(format!("Interface {} Mac {expected} doesn't match: {actual}", link.name))) }
+}
+
+/// The ips that point at interface `index` are on `link`; ips of other interfaces are other plugins' business.
+///
+/// # Errors
+/// The first address that is absent.
+pub fn addresses(netlink: &Netlink, link: &Link, result: &CniResult, index: usize) -> Result<(), Error> {
+    let present = netlink.addresses(link.index).map_err(net_error)?;
+    let missing = own_ips(result, index)
+        .find(|ip| !present.iter().any(|address| address.network == ip.address && !address.dad_failed));
+    missing
+        .map_or(Ok(()), |ip| Err(mismatch(format!("Failed to match addr {} on interface {}", ip.address, link.name))))
+}
+
+/// The result's routes are in the tables where they were made. Routes that the kernel has and the result lacks are fine:
+/// Multus removes routes from the result that it has stored.
+///
+/// # Errors
+/// The first route that is absent.
+pub fn routes(netlink: &Netlink, link: &Link, result: &CniResult, index: usize) -> Result<(), Error> {
+    let own: Vec<IpNetwork> = own_ips(result, index).map(|ip| ip.address).collect();
+    for route in &result.routes {
+        let Some(claim) = claim(route, &own) else { continue };
+        let present = netlink.routes(route.table).map_err(net_error)?;
+        let found = present.iter().any(|candidate| {
+            candidate.destination == route.dst
+                && match claim {
+                    Claim::AnyDevice => true,
+                    Claim::Through(gateway) => candidate.device == link.index && candidate.gateway == Some(gateway),
+                }
+        });
+        if !found {
+            return Err(mismatch(format!("Expected Route {} not found in routing table", describe(route))));
+        }
+    }
+    Ok(())
+}
+
+/// What may be asked of a route in a result that several plugins wrote.
+#[derive(Debug, PartialEq, Eq)]
+enum Claim {
+    /// Some device must have it: a default route, whose gateway Multus may choose, or one that names no gateway.
+    AnyDevice,
+    /// It must go through our link to this gateway.
+    Through(IpAddr),
+}
+
+/// `None`: its gateway is not on our link, so the route is another plugin's.
+fn claim(route: &Route, own: &[IpNetwork]) -> Option<Claim> {
+    if route.dst.prefix() == 0 {
+        return Some(Claim::AnyDevice);
+    }
+    match route.gw {
+        None => Some(Claim::AnyDevice),
+        Some(gateway) if own.iter().any(|network| network.contains(gateway)) => Some(Claim::Through(gateway)),
+        Some(_) => None,
+    }
+}
+
+fn own_ips(result: &CniResult, index: usize) -> impl Iterator<Item = &Ip> {
+    result.ips.iter().filter(move |ip| ip.interface == Some(index))
+}
+
+fn describe(route: &Route) -> String {
+    let mut text = route.dst.to_string();
+    if let Some(gateway) = route.gw {
+        text.push_str(&format!(" via {gateway}"));
+    }
+    if let Some(table) = route.table {
+        text.push_str(&format!(" table {table}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(dst: &str, gw: Option<&str>) -> Route {
+        Route::new(dst.parse().unwrap(), gw.map(|gw| gw.parse().unwrap()))
+    }
+
+    #[test]
+    fn a_route_is_claimed_only_when_its_gateway_is_on_the_link() {
+        let own = ["10.1.1.2/24".parse().unwrap()];
+        let gateway = "10.1.1.1".parse().unwrap();
+        assert_eq!(claim(&route("10.9.0.0/16", Some("10.1.1.1")), &own), Some(Claim::Through(gateway)));
+        assert_eq!(claim(&route("10.9.0.0/16", Some("10.4.0.2")), &own), None);
+        assert_eq!(claim(&route("10.9.0.0/16", None), &own), Some(Claim::AnyDevice));
+        assert_eq!(claim(&route("0.0.0.0/0", Some("10.1.1.1")), &own), Some(Claim::AnyDevice));
+    }
+
+    #[test]
+    fn the_pods_interface_is_found_by_name_and_sandbox() {
+        let interface = |name: &str, sandbox: Option<&str>| Interface {
+            name: name.into(),
+            mac: None,
+            mtu: None,
+            sandbox: sandbox.map(Into::into),
+            socket_path: None,
+            pci_id: None,
+        };
+        let result = CniResult {
+            interfaces: vec![interface("net1", None), interface("net1", Some("/run/netns/a"))],
+            ..CniResult::default()
+        };
+        assert_eq!(pod_interface(&result, "net1", "/run/netns/a").unwrap().0, 1);
+        let other = pod_interface(&result, "net1", "/run/netns/b").unwrap_err();
+        assert!(other.to_string().contains("doesn't match configured netns"), "{other}");
+        assert!(pod_interface(&result, "net2", "/run/netns/a").is_err());
+    }
+}

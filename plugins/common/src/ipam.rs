@@ -1,0 +1,26 @@
+//! The delegated IPAM call.
+
+use adit_cni::{CniResult, Code, Delegate, Error};
+
+use crate::Undo;
+
+/// Asks `plugin` for addresses. Its DEL is pushed before the call, because a plugin that fails may have reserved some.
+///
+/// # Errors
+/// The plugin's own error; [`Code::INVALID_CONFIG`] when it gives no address.
+pub fn add<'a>(delegate: &'a Delegate, plugin: &'a str, undo: &mut Undo<'a>) -> Result<CniResult, Error> {
+    delegate.find(plugin)?;
+    undo.push(format!("IPAM plugin {plugin} DEL"), move || delegate.del(plugin));
+    let result = delegate.add(plugin)?;
+    if result.ips.is_empty() {
+        return Err(missing_addresses(plugin));
+    }
+    Ok(result)
+}
+
+fn missing_addresses(plugin: &str) -> Error {
+    Error::new(Code::INVALID_CONFIG, "IPAM plugin returned missing IP config").with_details(format!(
+        "{plugin} was given no address: set ipam.addresses, or ask for one in the pod's network annotation \
+         (\"ips\": [\"10.1.1.2/24\"], as a list and with its prefix length)"
+    ))
+}

@@ -1,0 +1,44 @@
+//! The pod's namespace and the link in it.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+
+use adit_cni::{Code, Error};
+use adit_net::{Link, Netlink, Netns};
+
+use crate::net_error;
+
+/// Opens the pod's namespace.
+///
+/// # Errors
+/// [`Code::INVALID_NETNS`] when it is missing or is none.
+pub fn open_pod(path: &Path) -> Result<Netns, Error> {
+    Netns::open(path).map_err(net_error)
+}
+
+/// The link called `name`, which was there a moment ago.
+///
+/// # Errors
+/// [`Code::TRY_AGAIN_LATER`] when it is gone.
+pub fn existing_link(netlink: &Netlink, name: &str) -> Result<Link, Error> {
+    netlink.link(name).map_err(net_error)?.ok_or_else(|| {
+        Error::new(Code::TRY_AGAIN_LATER, format!("interface {name} vanished during ADD"))
+            .with_details("another program deleted it: try again")
+    })
+}
+
+/// Tells the neighbours where the interface's addresses are. They learn it later from its first packet, so a failure is a
+/// warning only.
+pub fn announce_addresses(pod: &Netns, link: &Link, addresses: &[IpAddr]) {
+    let Some(mac) = link.mac else { return };
+    if let Err(error) = adit_net::announce(pod, &link.name, mac, addresses) {
+        warn(&error.to_string());
+    }
+}
+
+/// Says on stderr what did not go well but does not fail the call. stdout belongs to the result.
+pub fn warn(text: &str) {
+    // Nobody is left to tell when stderr is closed.
+    let _ = writeln!(std::io::stderr(), "warning: {text}");
+}
