@@ -1,0 +1,158 @@
+//! The `tun` CNI plugin: an encapsulated point-to-point interface on top of the interface that the chain has made.
+//!
+//! ADD reads top to bottom in [`Tun::add`]: everything is checked first (configuration, pod, agent), the [`plan`] is made,
+//! and only then the node is touched, step by step, each step with its undo. The record that comes first and goes last is
+//! what DEL, GC, the next ADD and the agent find a tunnel by; [`remove`] is the one way in which tunnels go.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod check;
+mod error;
+mod ipam;
+mod plan;
+mod pod;
+mod remove;
+
+use std::path::Path;
+
+use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, GcCall, Interface, Ip, Plugin, Route, StatusCall};
+use adit_plugin::transaction;
+use adit_tunnel::{AttachmentId, Client, Config, Effective, Store, run_dir};
+use apply::apply;
+use error::tunnel_error;
+use ipam::Child;
+use plan::{Plan, new_record};
+use pod::Underlay;
+use remove::Remover;
+
+/// The plugin, working in one run directory.
+pub struct Tun {
+    store: Store,
+    agent: Client,
+}
+
+impl Tun {
+    /// The plugin of the run directory that `ADIT_RUN_DIR` names.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let run_dir = run_dir();
+        Self { store: Store::new(&run_dir), agent: Client::new(&run_dir) }
+    }
+
+    fn remover(&self) -> Remover<'_> {
+        Remover { store: &self.store, agent: &self.agent }
+    }
+}
+
+impl Plugin for Tun {
+    type Config = Config;
+    const NAME: &'static str = "tun";
+
+    fn add(&self, call: &Call<Config>) -> Result<CniResult, Error> {
+        let effective = Effective::read(&call.raw).map_err(tunnel_error)?;
+        let intent = effective.config.validate().map_err(tunnel_error)?;
+        let previous = previous_result(call.prev_result.as_ref())?;
+        let attachment = attachment_id(&call.attachment, &effective.config)?;
+        let remover = self.remover();
+        let leftover = remover.has_record(&attachment);
+        let underlay = Underlay::find(call, &intent, leftover)?;
+        let spec = intent.resolve(&underlay.device, underlay.local, &underlay.routes).map_err(tunnel_error)?;
+        let ipam = Child::new(&effective, &spec.if_name, &call.delegate, &call.args, &call.raw)?;
+        self.agent.ping().map_err(tunnel_error)?;
+
+        let record = new_record(call, attachment, spec, underlay.netns.id());
+
+        if leftover {
+            remover.remove(&record.attachment, Some(&call.netns))?;
+        }
+        transaction(|undo| {
+            let inner = ipam.add(undo)?;
+            let plan = Plan::new(record, &underlay.routes, &inner)?;
+            apply(&plan, &underlay, self, undo)?;
+            Ok(extended(previous.clone(), &plan, &inner))
+        })
+    }
+
+    fn check(&self, call: &Call<Config>) -> Result<(), Error> {
+        let effective = Effective::read(&call.raw).map_err(tunnel_error)?;
+        let previous = previous_result(call.prev_result.as_ref())?;
+        let attachment = attachment_id(&call.attachment, &effective.config)?;
+        check::local_truth(self, call, &attachment, previous)?;
+        Child::new(&effective, &attachment.if_name, &call.delegate, &call.args, &call.raw)?.check()
+    }
+
+    fn del(&self, call: &DelCall<Config>) -> Result<(), Error> {
+        // A configuration that names no usable interface never made one.
+        let Ok(attachment) = attachment_id(&call.attachment, &call.config) else { return Ok(()) };
+        let removed = self.remover().remove(&attachment, call.netns.as_deref());
+        // The address goes back also when something else could not be removed, or when the annotation never was acceptable.
+        let effective = Effective::read(&call.raw).unwrap_or_else(|_| Effective::without_annotation(&call.config));
+        let released = Child::new(&effective, &attachment.if_name, &call.delegate, &call.args, &call.raw)
+            .and_then(|ipam| ipam.del());
+        removed.and(released)
+    }
+
+    fn del_unreadable(&self, attachment: &Attachment, netns: Option<&Path>, _why: Error) -> Result<(), Error> {
+        self.remover().remove_all(attachment, netns)
+    }
+
+    fn gc(&self, call: &GcCall<Config>) -> Result<(), Error> {
+        let Some(valid) = &call.valid else { return Ok(()) };
+        let removed = self.remover().remove_stale(call.network.as_str(), valid);
+        let forwarded = call.config.ipam_plugin().map_or(Ok(()), |plugin| call.delegate.gc(plugin));
+        removed.and(forwarded)
+    }
+
+    fn status(&self, call: &StatusCall<Config>) -> Result<(), Error> {
+        self.agent.ping().map_err(|error| Error::new(Code::NOT_AVAILABLE, error.to_string()))?;
+        call.config.ipam_plugin().map_or(Ok(()), |plugin| call.delegate.status(plugin))
+    }
+}
+
+/// The chain's result so far, which must hold the interface that the tunnel stands on.
+fn previous_result(previous: Option<&CniResult>) -> Result<&CniResult, Error> {
+    let missing = |what: &str| {
+        Error::new(Code::INVALID_CONFIG, format!("Required prevResult {what}")).with_details(
+            "tun is a chained plugin: put it into \"plugins\" after the one that makes the pod's interface (bridge or macvlan)",
+        )
+    };
+    let previous = previous.ok_or_else(|| missing("missing"))?;
+    if previous
+        .interfaces
+        .iter()
+        .any(|interface| interface.sandbox.as_deref().is_some_and(|sandbox| !sandbox.is_empty()))
+    {
+        Ok(previous)
+    } else {
+        Err(missing("has no interface in the pod"))
+    }
+}
+
+fn attachment_id(attachment: &Attachment, config: &Config) -> Result<AttachmentId, Error> {
+    let if_name = config.interface_name().map_err(tunnel_error)?;
+    if if_name.as_str() == attachment.ifname.as_str() {
+        return Err(Error::new(Code::INVALID_CONFIG, format!("ifName: {if_name} is the interface below the tunnel"))
+            .with_details("choose another name, such as \"tun\""));
+    }
+    Ok(AttachmentId {
+        container_id: attachment.container_id.to_string(),
+        cni_if_name: attachment.ifname.to_string(),
+        if_name,
+    })
+}
+
+/// `previous` with the tunnel's interface, addresses and routes behind what it holds: no index in it changes.
+fn extended(mut previous: CniResult, plan: &Plan, inner: &CniResult) -> CniResult {
+    let index = previous.interfaces.len();
+    previous.interfaces.push(Interface {
+        name: plan.record.spec.if_name.to_string(),
+        mac: None,
+        mtu: Some(u32::from(plan.record.spec.mtu_bytes)),
+        sandbox: Some(plan.record.netns.path.display().to_string()),
+        socket_path: None,
+        pci_id: None,
+    });
+    previous.ips.extend(inner.ips.iter().map(|ip| Ip { interface: Some(index), ..ip.clone() }));
+    previous.routes.extend(inner.routes.iter().map(Route::clone));
+    previous
+}

@@ -1,0 +1,126 @@
+//! The one way in which tunnels go: the agent lets go, the interface goes, the record goes last.
+//!
+//! Everything is found by the record, so it makes no difference whether the namespace, the agent, `prevResult` or the
+//! network's configuration is still there, nor how often it is done.
+
+use std::path::Path;
+
+use adit_cni::{Attachment, Code, Error};
+use adit_net::{LinkKind, Netlink, Netns};
+use adit_plugin::{net_error, warn};
+use adit_tunnel::{AttachmentId, Client, Record, Store};
+
+use crate::error::tunnel_error;
+
+/// Removes tunnels of one run directory.
+#[derive(Clone, Copy)]
+pub struct Remover<'a> {
+    pub store: &'a Store,
+    pub agent: &'a Client,
+}
+
+impl Remover<'_> {
+    /// Whether the node remembers this tunnel, readably or not.
+    pub fn has_record(&self, attachment: &AttachmentId) -> bool {
+        self.store.path(attachment).exists()
+    }
+
+    /// Removes one tunnel; one that is gone already, or never was, is fine.
+    ///
+    /// Twice, because the request of an ADD that was killed may still be on its way to the agent: what it brings after the
+    /// first round is found by the second, and after that the agent refuses it, since no record asks for it.
+    ///
+    /// # Errors
+    /// Something of it is still there and cannot be removed. The record stays then, for the next try.
+    pub fn remove(&self, attachment: &AttachmentId, netns: Option<&Path>) -> Result<(), Error> {
+        self.remove_once(attachment, netns)?;
+        self.remove_once(attachment, netns)
+    }
+
+    fn remove_once(&self, attachment: &AttachmentId, netns: Option<&Path>) -> Result<(), Error> {
+        self.detach(attachment);
+        if self.has_record(attachment) {
+            let record = self.store.read(attachment).unwrap_or_else(|error| {
+                warn(&error.to_string());
+                None
+            });
+            self.delete_link(attachment, record.as_ref(), netns)?;
+        }
+        self.store.remove(attachment).map_err(tunnel_error)
+    }
+
+    /// Removes every tunnel on one interface of a container.
+    ///
+    /// # Errors
+    /// As [`Self::remove`], after trying all.
+    pub fn remove_all(&self, attachment: &Attachment, netns: Option<&Path>) -> Result<(), Error> {
+        let (container, interface) = (attachment.container_id.to_string(), attachment.ifname.to_string());
+        let records = self.store.of_interface(&container, &interface).map_err(tunnel_error)?;
+        let readable = records.iter().flatten().map(|record| self.remove(&record.attachment, netns));
+        collect(readable)?;
+        self.store.remove_interface(&container, &interface).map_err(tunnel_error)
+    }
+
+    /// Removes every tunnel of `network` whose attachment is not among `valid`.
+    ///
+    /// # Errors
+    /// As [`Self::remove`], after trying all.
+    pub fn remove_stale(&self, network: &str, valid: &[Attachment]) -> Result<(), Error> {
+        let records = self.store.list().map_err(tunnel_error)?;
+        let is_valid = |id: &AttachmentId| {
+            valid
+                .iter()
+                .any(|known| known.container_id.as_str() == id.container_id && known.ifname.as_str() == id.cni_if_name)
+        };
+        let stale =
+            records.iter().flatten().filter(|record| record.network == network && !is_valid(&record.attachment));
+        collect(stale.map(|record| self.remove(&record.attachment, None)))
+    }
+
+    /// An agent that cannot be reached holds nothing, or will see that the record is gone.
+    fn detach(&self, attachment: &AttachmentId) {
+        match self.agent.detach(attachment) {
+            Err(error) if !error.is_agent_unreachable() => warn(&error.to_string()),
+            _ => {}
+        }
+    }
+
+    /// Deletes the interface where the pod is still there. The record tells that it is ours; it has our name and kind.
+    fn delete_link(
+        &self,
+        attachment: &AttachmentId,
+        record: Option<&Record>,
+        netns: Option<&Path>,
+    ) -> Result<(), Error> {
+        let Some(pod) = find_pod(record, netns) else { return Ok(()) };
+        let netlink = Netlink::open_in(&pod).map_err(net_error)?;
+        match netlink.link(attachment.if_name.as_str()).map_err(net_error)? {
+            Some(link) if link.kind == LinkKind::Tun => netlink.delete_link(link.index).map(drop).map_err(net_error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The pod's namespace: the recorded one, by path or by identity; without a readable record the one that the runtime names.
+fn find_pod(record: Option<&Record>, netns: Option<&Path>) -> Option<Netns> {
+    let Some(record) = record else { return netns.and_then(|path| Netns::open(path).ok()) };
+    let is_recorded = |found: &Netns| found.id() == record.netns.id;
+    Netns::open(&record.netns.path)
+        .ok()
+        .filter(is_recorded)
+        .or_else(|| netns.and_then(|path| Netns::open(path).ok()).filter(is_recorded))
+        .or_else(|| Netns::find(record.netns.id).ok().flatten())
+}
+
+/// Tries all, and reports every failure.
+fn collect(results: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    let failures: Vec<Error> = results.filter_map(Result::err).collect();
+    match failures.as_slice() {
+        [] => Ok(()),
+        [first, ..] => {
+            let code: Code = first.code;
+            let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+            Err(Error::new(code, texts.join("; ")))
+        }
+    }
+}
