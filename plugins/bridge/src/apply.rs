@@ -137,7 +137,11 @@ impl<'a, 'u> Attach<'a, 'u> {
             self.created_bridge = true;
             let bridge = name.to_owned();
             self.undo.push(format!("delete bridge {name}"), move || delete_unused_bridge(host, &bridge));
-            sysctl::set_if_present(&format!("net/ipv6/conf/{name}/accept_ra"), "0").map_err(net_error)?;
+            // A node whose own link-local address is still being probed asks for no neighbour, so what it forwards to the
+            // pod would be lost for a second or two. Nobody else is on a new bridge to have that address.
+            for key in ["accept_ra", "accept_dad"] {
+                sysctl::set_if_present(&format!("net/ipv6/conf/{name}/{key}"), "0").map_err(net_error)?;
+            }
         }
         let bridge = self.sides.bridge(name)?;
         if bridge.kind != LinkKind::Bridge {

@@ -1,0 +1,128 @@
+//! Every file below `conf/` does what it says.
+
+use std::{fs, path::Path};
+
+use adit_integration::trial;
+use adit_lab::{Attachment, Host, Lab, LabSpec, Node, Pod, nad::in_workspace};
+use libtest_mimic::Failed;
+
+type Outcome = Result<(), Failed>;
+
+fn main() {
+    adit_integration::main(vec![
+        trial("the_documented_networks_connect_net1", documented_networks),
+        trial("the_pods_of_the_documented_network_connect", || applied("plumbr-a-net1", "plumbr-b-net1", false)),
+        trial("the_pods_with_a_tunnel_connect", || applied("plumbr-a", "plumbr-b", true)),
+        trial("bridge_and_tun_connect", || tunnels(Attachment::Bridge, "bridge-tun", 0)),
+        trial("macvlan_and_tun_connect", || tunnels(Attachment::Macvlan, "macvlan-tun", 0)),
+        trial("bridge_and_tun_connect_over_ipv6", || tunnels(Attachment::Bridge, "bridge-tun-ipv6", 1)),
+        trial("macvlan_and_tun_connect_over_ipv6", || tunnels(Attachment::Macvlan, "macvlan-tun-ipv6", 1)),
+        trial("one_interface_reaches_pods_of_two_clusters", one_to_many),
+        trial("the_units_capabilities_are_enough", unit_capabilities),
+    ]);
+}
+
+fn agents(lab: &Lab) -> Outcome {
+    lab.nodes().iter().try_for_each(Node::start_agent)?;
+    Ok(())
+}
+
+fn documented_networks() -> Outcome {
+    let lab = Lab::two_clusters(Attachment::Bridge)?;
+    let annotation = |ip: &str| format!(r#"[{{"name":"br-plumr-config","ips":["{ip}"]}}]"#);
+    let a = lab.ohio().pod("a").attach("conf/nad/ohio-plumbr.yaml", &annotation("10.10.1.200/24"))?;
+    let b = lab.mumbai().pod("b").attach("conf/nad/mumbai-plumbr.yaml", &annotation("10.20.1.200/24"))?;
+    for (pod, address, gateway, routes) in [
+        (&a, "10.10.1.200/24", "10.10.1.1", ["10.10.2.0/24", "10.20.0.0/16"].as_slice()),
+        (&b, "10.20.1.200/24", "10.20.1.1", &["10.20.2.0/24", "10.20.3.0/24", "10.10.0.0/16"]),
+    ] {
+        assert_eq!(pod.addresses("net1")?.iter().map(ToString::to_string).collect::<Vec<_>>(), [address]);
+        for route in routes {
+            let route = pod.route(route)?;
+            assert_eq!((route.gateway, route.device.as_str()), (gateway.parse().ok(), "net1"));
+        }
+    }
+    b.ping_times("10.10.1.200", 2)?.all_received()?.with_ttl(59)?;
+    Ok(())
+}
+
+/// Applies networks and pods as `kubectl apply -f` would.
+fn applied(first: &str, second: &str, has_tunnel: bool) -> Outcome {
+    let lab = Lab::two_clusters(Attachment::Bridge)?;
+    if has_tunnel {
+        agents(&lab)?;
+    }
+    let mut pods: Vec<Pod> = Vec::new();
+    for (node, pod) in [(lab.ohio(), first), (lab.mumbai(), second)] {
+        let network = if has_tunnel { "bridge-tun" } else { "plumbr" };
+        assert!(node.apply(format!("conf/nad/{}-{network}.yaml", node.cluster()))?.is_empty());
+        pods.extend(node.apply(format!("conf/pods/{pod}.yaml"))?);
+    }
+    let [a, b] = <[Pod; 2]>::try_from(pods).map_err(|pods| format!("{pods:?}"))?;
+    a.ping("10.20.1.200")?.all_received()?.with_ttl(59)?;
+    if has_tunnel {
+        a.ping("10.4.0.2")?.all_received()?.with_ttl(64)?;
+        b.ping("10.4.0.1")?.all_received()?.with_ttl(64)?;
+    }
+    for pod in [&a, &b] {
+        assert!(pod.capabilities()?.are_none());
+    }
+    a.delete()?;
+    b.delete()?;
+    Ok(())
+}
+
+fn pod(node: &Node, network: &str, family: usize) -> Result<Pod, Failed> {
+    let name = format!("{}-{network}", node.cluster());
+    let address = node.number().pods(Host(200))[family];
+    let annotation = format!(r#"[{{"name":"{name}","ips":["{address}"]}}]"#);
+    Ok(node.pod(node.cluster()).attach(format!("conf/nad/{name}.yaml").as_str(), &annotation)?)
+}
+
+fn tunnels(attachment: Attachment, network: &str, family: usize) -> Outcome {
+    let lab = Lab::two_clusters(attachment)?;
+    agents(&lab)?;
+    let (a, b) = (pod(lab.ohio(), network, family)?, pod(lab.mumbai(), network, family)?);
+    a.ping(b.node().number().pods(Host(200))[family].ip())?.all_received()?.with_ttl(59)?;
+    a.ping("10.4.0.2")?.all_received()?.with_ttl(64)?;
+    b.ping("10.4.0.1")?.all_received()?;
+    if family == 1 {
+        a.ping("fd10:4::2")?.all_received()?.with_ttl(64)?;
+    }
+    a.check()?;
+    b.check()?;
+    Ok(())
+}
+
+fn one_to_many() -> Outcome {
+    let spec = LabSpec::new(Attachment::Bridge).cluster("ohio", 1).cluster("mumbai", 1).cluster("tokyo", 1);
+    let lab = Lab::build(&spec)?;
+    agents(&lab)?;
+    let pods: Vec<Pod> = lab.nodes().iter().map(|node| pod(node, "bridge-tun-many", 0)).collect::<Result<_, _>>()?;
+    pods[0].ping("10.4.0.2")?.all_received()?;
+    pods[0].ping("10.4.0.3")?.all_received()?;
+    pods[2].ping("10.4.0.1")?.all_received()?;
+    Ok(())
+}
+
+/// The agent as systemd would start it, as far as capabilities go: none but those of the unit, and no new ones. It
+/// carries a tunnel, and takes it up again after it was killed.
+fn unit_capabilities() -> Outcome {
+    let unit = fs::read_to_string(in_workspace(Path::new("conf/systemd/aditd.service"))).map_err(|e| e.to_string())?;
+    let allowed = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).ok_or("no bounding set")?;
+    let allowed: Vec<String> = allowed.split(' ').map(|name| name.replacen("CAP_", "+", 1).to_lowercase()).collect();
+    let bounding = format!("--bounding-set=-all,{}", allowed.join(","));
+    let wrapper = ["setpriv", bounding.as_str(), "--inh-caps=-all", "--no-new-privs", "--"];
+
+    let lab = Lab::two_clusters(Attachment::Bridge)?;
+    lab.ohio().start_agent_under(&wrapper)?;
+    lab.mumbai().start_agent()?;
+    let (a, _b) = (pod(lab.ohio(), "bridge-tun", 0)?, pod(lab.mumbai(), "bridge-tun", 0)?);
+    a.ping("10.4.0.2")?.all_received()?;
+    lab.ohio().kill_agent()?;
+    lab.ohio().start_agent_under(&wrapper)?;
+    a.ping("10.4.0.2")?.all_received()?;
+    assert_eq!(lab.ohio().agent_fds()?.tun, 1, "{}", lab.ohio().agent_log());
+    assert_eq!(lab.ohio().agent_fds()?.udp, 1);
+    Ok(())
+}

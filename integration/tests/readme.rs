@@ -1,0 +1,80 @@
+//! Every example of the README is executed as it stands.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use adit_integration::{trial, trial_within, tunnels::lab_with_agents};
+use adit_lab::{Attachment, Binaries, COMMAND_DEADLINE, LabSpec, Nad, run};
+use libtest_mimic::Failed;
+
+type Outcome = Result<(), Failed>;
+
+fn main() {
+    adit_integration::main(vec![
+        trial("the_network_and_the_annotation_attach_a_pod", examples_attach),
+        trial_within("every_command_of_the_tour_succeeds", Duration::from_secs(120), tour),
+        trial("the_scripts_that_it_names_exist", scripts_exist),
+    ]);
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The code blocks of one language, in their order.
+fn blocks(language: &str) -> Result<Vec<String>, Failed> {
+    let text = std::fs::read_to_string(root().join("README.md"))?;
+    let fence = format!("```{language}\n");
+    Ok(text.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect())
+}
+
+fn examples_attach() -> Outcome {
+    let [network, annotation]: [String; 2] =
+        blocks("json")?.try_into().map_err(|found: Vec<_>| format!("{} JSON blocks", found.len()))?;
+    let lab = lab_with_agents(&LabSpec::two_clusters(Attachment::Bridge))?;
+    let pod = lab.ohio().pod("example").attach(Nad::new("ohio", network), &annotation)?;
+    assert_eq!(pod.interface_names()?, ["lo", "net1", "tun"]);
+    let addresses = |name| pod.addresses(name).map(|found| found.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert!(addresses("net1")?.contains(&"10.10.1.200/24".to_owned()));
+    assert_eq!(addresses("tun")?, ["10.4.0.1/30"]);
+    pod.check()?;
+    Ok(())
+}
+
+fn tour() -> Outcome {
+    let binaries = Binaries::get()?.directory();
+    let demo = binaries.join("demo").display().to_string();
+    let path = format!("{}:{}", binaries.display(), std::env::var("PATH")?);
+    let commands: Vec<String> = blocks("console")?
+        .iter()
+        .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|line| line.strip_prefix("$ sudo ").map(str::to_owned))
+        .collect();
+    assert!(commands.len() >= 8, "{commands:?}");
+    assert_eq!(commands.last().map(String::as_str), Some("scripts/demo --teardown"));
+    let mut outcome = Ok(());
+    for line in &commands {
+        // After a failure only what takes the clusters down again.
+        if outcome.is_err() && !line.contains("--teardown") {
+            continue;
+        }
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line.replace("scripts/demo", &demo)]).stdin(Stdio::null());
+        shell.current_dir(root()).env("PATH", &path).env("ADIT_BIN_DIR", binaries);
+        let ran = run(shell, None, COMMAND_DEADLINE * 2).and_then(adit_lab::Ran::ok);
+        outcome = outcome.and(ran.map(drop));
+    }
+    Ok(outcome?)
+}
+
+fn scripts_exist() -> Outcome {
+    for block in blocks("sh")?.iter().chain(&blocks("console")?) {
+        for script in block.split_whitespace().filter(|word| word.starts_with("scripts/")) {
+            assert!(root().join(script).is_file(), "{script}");
+        }
+    }
+    Ok(())
+}
