@@ -7,7 +7,7 @@ use std::{
 };
 
 use adit_integration::{trial, trial_within, tunnels::lab_with_agents};
-use adit_lab::{Attachment, Binaries, COMMAND_DEADLINE, LabSpec, Nad, run};
+use adit_lab::{Attachment, Binaries, COMMAND_DEADLINE, Lab, LabSpec, Nad, labs, run};
 use libtest_mimic::Failed;
 
 type Outcome = Result<(), Failed>;
@@ -16,6 +16,7 @@ fn main() {
     adit_integration::main(vec![
         trial("the_network_and_the_annotation_attach_a_pod", examples_attach),
         trial_within("every_command_of_the_tour_succeeds", Duration::from_secs(120), tour),
+        trial_within("the_demo_says_what_failed_and_leaves_nothing", Duration::from_secs(120), demo_fails),
         trial("the_scripts_that_it_names_exist", scripts_exist),
     ]);
 }
@@ -68,6 +69,26 @@ fn tour() -> Outcome {
         outcome = outcome.and(ran.map(drop));
     }
     Ok(outcome?)
+}
+
+/// One program is another one: the address plugin does nothing.
+fn demo_fails() -> Outcome {
+    let binaries = Binaries::get()?.directory();
+    let lab = Lab::build(&LabSpec::new(Attachment::Bridge).cluster("ohio", 1))?;
+    let broken = lab.directory("broken")?;
+    for entry in std::fs::read_dir(binaries)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() && entry.file_name() != "static" {
+            std::os::unix::fs::symlink(entry.path(), broken.join(entry.file_name()))?;
+        }
+    }
+    std::os::unix::fs::symlink("/bin/false", broken.join("static"))?;
+    let mut demo = Command::new(binaries.join("demo"));
+    demo.args(["--name", "adit-demo-fails"]).current_dir(root()).env("ADIT_BIN_DIR", &broken);
+    let ran = run(demo, None, COMMAND_DEADLINE * 2)?.fails()?;
+    assert!(ran.stdout.contains("FAILED: attach "), "{}", ran.stdout);
+    assert!(!labs()?.iter().any(|state| state.prefix == "adit-demo-fails"));
+    Ok(())
 }
 
 fn scripts_exist() -> Outcome {

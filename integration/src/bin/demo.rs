@@ -14,9 +14,6 @@ use std::{
 use adit_lab::{Attachment, Host, IperfOptions, Lab, LabSpec, Node, Pod};
 use clap::Parser;
 
-/// Name of the demo's lab: begin of its namespaces' names, so that commands in the documentation can be typed as they stand.
-const LAB: &str = "adit-demo";
-
 type Outcome = Result<(), Box<dyn Error>>;
 
 /// Two pods in two clusters, joined by a tunnel.
@@ -31,11 +28,14 @@ struct Options {
     /// Attach net1 by macvlan instead of bridge
     #[arg(long)]
     macvlan: bool,
+    /// Begin of the names of everything that is made
+    #[arg(long, default_value = "adit-demo")]
+    name: String,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let outcome = if options.teardown { teardown() } else { demonstrate(&options) };
+    let outcome = if options.teardown { teardown(&options.name) } else { demonstrate(&options) };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,8 +45,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn teardown() -> Outcome {
-    for prefix in Lab::teardown(LAB)? {
+fn teardown(name: &str) -> Outcome {
+    for prefix in Lab::teardown(name)? {
         println!("removed {prefix}");
     }
     Ok(())
@@ -58,7 +58,7 @@ fn demonstrate(options: &Options) -> Outcome {
         if options.macvlan { (Attachment::Macvlan, "macvlan") } else { (Attachment::Bridge, "bridge") };
 
     say("Two clusters, each a node with its own agent; routers between them. Five hops from pod to pod.");
-    let lab = Lab::build(&LabSpec::two_clusters(attachment).named(LAB))?;
+    let lab = Lab::build(&LabSpec::two_clusters(attachment).named(&options.name))?;
     for node in lab.nodes() {
         node.start_agent()?;
     }
