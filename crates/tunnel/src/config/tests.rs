@@ -1,0 +1,120 @@
+use serde_json::json;
+
+use super::*;
+
+fn read(value: Value) -> Result<Effective> {
+    Effective::read(value.as_object().unwrap())
+}
+
+fn problem(value: Value) -> String {
+    read(value).and_then(|e| e.config.validate()).unwrap_err().to_string()
+}
+
+fn plain(extra: Value) -> Value {
+    let mut base = json!({"encap": "udp", "encryption": "none", "remote": "10.20.1.200"});
+    for (key, value) in extra.as_object().unwrap() {
+        if value.is_null() {
+            base.as_object_mut().unwrap().remove(key);
+        } else {
+            base[key] = value.clone();
+        }
+    }
+    base
+}
+
+#[test]
+fn the_shorthand_is_one_peer_that_gets_everything() {
+    let intent = read(plain(json!({}))).unwrap().config.validate().unwrap();
+    assert_eq!(intent.if_name.as_str(), "tun");
+    assert_eq!(intent.peers.len(), 1);
+    assert_eq!(intent.peers[0].endpoint.to_string(), "10.20.1.200:6090");
+    assert_eq!(intent.peers[0].allowed_ips.len(), 2);
+}
+
+#[test]
+fn every_impossible_value_names_key_value_and_remedy() {
+    let cases = [
+        (plain(json!({"encap": "carrier-pigeon"})), "encap: carrier-pigeon is no encapsulation"),
+        (plain(json!({"encap": null})), "encap is missing"),
+        (plain(json!({"encap": "wireguard"})), "encap: wireguard is not supported by this version"),
+        (plain(json!({"encryption": null})), "encryption: noise (the default) is not supported"),
+        (plain(json!({"encryption": "noise"})), "write \"encryption\": \"none\""),
+        (plain(json!({"encryption": "rot13"})), "encryption: rot13 is no kind of encryption"),
+        (plain(json!({"remote": null})), "remote is missing"),
+        (plain(json!({"remote": "mumbai.example"})), "remote: mumbai.example is not an IP address"),
+        (plain(json!({"remote": "0.0.0.0"})), "remote: 0.0.0.0 is the unspecified address"),
+        (plain(json!({"engine": "kernel"})), "engine: kernel cannot carry"),
+        (plain(json!({"underlay": "host"})), "underlay: host is possible only with encryption"),
+        (plain(json!({"publicKey": "abc="})), "publicKey: abc= has no use"),
+        (plain(json!({"vni": 7})), "vni: 7 has no meaning"),
+        (plain(json!({"fec": {"mode": "auto"}})), "fec: {\"mode\":\"auto\"} is not supported"),
+        (plain(json!({"checkPeer": true})), "checkPeer: true is not supported"),
+        (plain(json!({"ifName": "ips"})), "ifName: ips is a key of the pod's annotation"),
+        (plain(json!({"ifName": "a/b"})), "ifName: \"a/b\" is no interface name"),
+        (plain(json!({"device": "much-too-long-name"})), "device: \"much-too-long-name\" is no interface name"),
+        (plain(json!({"local": "::"})), "local: :: is the unspecified address"),
+        (plain(json!({"capabilities": {"ips": true}})), "capabilities.ips: true would give the tunnel"),
+        (plain(json!({"keepalive": 25})), "cannot read the tunnel's configuration: keepalive"),
+        (plain(json!({"mtu": "big"})), "cannot read the tunnel's configuration: mtu"),
+        (plain(json!({"peers": [{}]})), "remote: 10.20.1.200 stands beside"),
+        (plain(json!({"remote": null, "peers": []})), "remote is missing"),
+        (plain(json!({"remote": null, "peers": [{}]})), "peers[0].endpoint is missing"),
+        (
+            plain(
+                json!({"remote": null, "peers": [{"endpoint": "10.0.0.1", "allowedIPs": ["10.4.0.2/32"]}, {"endpoint": "10.0.0.2"}]}),
+            ),
+            "peers[1].allowedIPs is missing",
+        ),
+        (
+            plain(json!({"remote": null, "peers": [
+                {"endpoint": "10.0.0.1", "allowedIPs": ["10.4.0.2/32"]},
+                {"endpoint": "10.0.0.2", "allowedIPs": ["10.4.0.2/32"]}]})),
+            "peers[1].allowedIPs: 10.4.0.2/32 belongs to peers[0] already",
+        ),
+        (
+            plain(json!({"remote": null, "peers": [
+                {"endpoint": "10.0.0.1", "allowedIPs": ["10.4.0.2/32"]},
+                {"endpoint": "10.0.0.1", "allowedIPs": ["10.4.0.3/32"]}]})),
+            "peers[1].endpoint: 10.0.0.1:6090 is peers[0].endpoint already",
+        ),
+        (
+            plain(json!({"remote": null, "peers": [
+                {"endpoint": "10.0.0.1", "allowedIPs": ["10.4.0.2/32"]},
+                {"endpoint": "fd00::1", "allowedIPs": ["10.4.0.3/32"]}]})),
+            "peers[1].endpoint: [fd00::1]:6090 is of another address family",
+        ),
+    ];
+    for (value, expected) in cases {
+        let message = problem(value.clone());
+        assert!(message.contains(expected), "{value}\n got: {message}\nwant: {expected}");
+    }
+}
+
+#[test]
+fn an_annotation_sets_the_listed_keys_only() {
+    let annotated = |overrides: Value, settings: Value| {
+        read(plain(json!({"overrides": overrides, "args": {"cni": {"tun": settings, "foo": "bar"}}})))
+    };
+    let effective = annotated(Value::Null, json!({"ips": ["10.4.0.1/32"]})).unwrap();
+    assert_eq!(effective.ips.unwrap(), ["10.4.0.1/32"]);
+
+    let effective = annotated(json!(["ips", "remote"]), json!({"remote": "10.20.1.201"})).unwrap();
+    assert_eq!(effective.config.validate().unwrap().peers[0].endpoint.to_string(), "10.20.1.201:6090");
+
+    for (overrides, settings, expected) in [
+        (Value::Null, json!({"remote": "10.9.9.9"}), "cni-args.tun.remote: \"10.9.9.9\" is not among the keys"),
+        (json!([]), json!({"ips": []}), "cni-args.tun.ips"),
+        (json!(["privateKeyFile"]), json!({"privateKeyFile": "x"}), "cannot be set by a pod's annotation"),
+        (Value::Null, json!({"ips": "10.4.0.1/32"}), "is not a list of addresses"),
+        (Value::Null, json!("10.4.0.1/32"), "is not an object"),
+    ] {
+        let message = annotated(overrides, settings).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn settings_of_another_interface_are_not_ours() {
+    let effective = read(plain(json!({"ifName": "tun1", "args": {"cni": {"tun": {"remote": "10.9.9.9"}}}}))).unwrap();
+    assert!(effective.ips.is_none());
+}
