@@ -9,10 +9,16 @@ use adit_net::IfName;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Encap, Encryption, Error, Intent, Result, parse, spec::IntentPeer};
+pub use peers::PeerConfig;
+use peers::{everything, refuse_mixed_families, refuse_shared_networks};
 
-/// UDP port of `encap: udp` when none is written.
-pub const DEFAULT_UDP_PORT: u16 = 6090;
+use crate::{
+    Encap, Encryption, Error, Intent, Result, parse,
+    spec::{DEFAULT_UDP_PORT, IntentPeer},
+};
+
+mod peers;
+
 /// The interface's name when none is written.
 pub const DEFAULT_IF_NAME: &str = "tun";
 /// Names that the pod's annotation uses for other things, so that no interface can have its settings there.
@@ -76,24 +82,6 @@ pub struct Config {
     pub ipam: Option<Ipam>,
     /// Capabilities that the runtime may fill.
     pub capabilities: Option<BTreeMap<String, bool>>,
-}
-
-/// One of `peers`, as written.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[non_exhaustive]
-pub struct PeerConfig {
-    /// `address[:port]` of the peer's outer socket.
-    pub endpoint: Option<String>,
-    /// The peer's public key.
-    pub public_key: Option<String>,
-    /// File with a preshared key.
-    pub preshared_key_file: Option<String>,
-    /// Networks behind the peer.
-    #[serde(rename = "allowedIPs")]
-    pub allowed_ips: Option<Vec<String>>,
-    /// Interval of keepalives, such as `25s`.
-    pub keepalive: Option<String>,
 }
 
 /// The part of `ipam` that matters here: the rest belongs to the plugin that it names.
@@ -335,43 +323,6 @@ impl Config {
     }
 }
 
-impl PeerConfig {
-    fn validate(&self, index: usize, alone: bool) -> Result<IntentPeer> {
-        let key = |name: &str| format!("peers[{index}].{name}");
-        for (name, value) in [("publicKey", &self.public_key), ("presharedKeyFile", &self.preshared_key_file)] {
-            if let Some(value) = value {
-                return Err(keys_without_encryption(key(name), value));
-            }
-        }
-        let Some(endpoint) = self.endpoint.as_deref() else {
-            return Err(Error::Missing {
-                key: key("endpoint"),
-                remedy: "write the peer's outer address; it can be learned only with encryption".into(),
-            });
-        };
-        let allowed_ips = match self.allowed_ips.as_deref() {
-            Some([]) | None if alone => everything()?,
-            Some([]) | None => {
-                return Err(Error::Missing {
-                    key: key("allowedIPs"),
-                    remedy: "with several peers each needs the networks behind it, such as [\"10.4.0.2/32\"]".into(),
-                });
-            }
-            Some(networks) => networks
-                .iter()
-                .enumerate()
-                .map(|(n, text)| parse::network(&format!("peers[{index}].allowedIPs[{n}]"), text))
-                .collect::<Result<_>>()?,
-        };
-        Ok(IntentPeer {
-            endpoint: parse::remote_endpoint(&key("endpoint"), endpoint, DEFAULT_UDP_PORT)?,
-            allowed_ips,
-            keepalive: optional_duration(&key("keepalive"), self.keepalive.as_deref())?,
-            key: key("endpoint"),
-        })
-    }
-}
-
 fn decode(raw: &Map<String, Value>) -> Result<Config> {
     serde_path_to_error::deserialize(Value::Object(raw.clone()))
         .map_err(|error| Error::Decode { path: error.path().to_string(), problem: error.into_inner().to_string() })
@@ -413,50 +364,6 @@ fn optional_duration(key: &str, text: Option<&str>) -> Result<Option<std::time::
 
 fn keys_without_encryption(key: impl Into<String>, value: &str) -> Error {
     Error::invalid(key, value, "has no use with \"encryption\": \"none\"", "leave it out")
-}
-
-fn everything() -> Result<Vec<ipnetwork::IpNetwork>> {
-    ["0.0.0.0/0", "::/0"].into_iter().map(|text| parse::network("allowedIPs", text)).collect()
-}
-
-fn refuse_mixed_families(peers: &[IntentPeer]) -> Result<()> {
-    let Some(first) = peers.first() else { return Ok(()) };
-    match peers.iter().find(|peer| peer.endpoint.is_ipv6() != first.endpoint.is_ipv6()) {
-        Some(other) => Err(Error::invalid(
-            &other.key,
-            other.endpoint,
-            format!("is of another address family than {} {}", first.key, first.endpoint),
-            "make two tunnels, one for each family",
-        )),
-        None => Ok(()),
-    }
-}
-
-/// Two peers cannot own one network, and two entries cannot name one socket.
-fn refuse_shared_networks(peers: &[IntentPeer]) -> Result<()> {
-    let mut owners = BTreeMap::new();
-    let mut endpoints = BTreeMap::new();
-    for peer in peers {
-        if let Some(other) = endpoints.insert(peer.endpoint, &peer.key) {
-            return Err(Error::invalid(
-                &peer.key,
-                peer.endpoint,
-                format!("is {other} already"),
-                "write each peer once, with all of its allowedIPs",
-            ));
-        }
-        for network in &peer.allowed_ips {
-            if let Some(other) = owners.insert((network.ip(), network.prefix()), &peer.key) {
-                return Err(Error::invalid(
-                    peer.key.replace("endpoint", "allowedIPs"),
-                    network,
-                    format!("belongs to {} already", other.replace(".endpoint", "")),
-                    "give each network to one peer",
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use adit_net::IfName;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, config::DEFAULT_UDP_PORT, mtu, parse};
+use crate::{Error, Result, mtu, parse};
+
+/// UDP port of `encap: udp` when none is written.
+pub const DEFAULT_UDP_PORT: u16 = 6090;
 
 /// What is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
