@@ -60,7 +60,8 @@ fn failed_add(good: &Value) {
     let no_address = static_(json!({"addresses": []}));
     let no_plugin = with(good, "ipam", json!({"type": "no-such-plugin"}));
     let unreachable = static_(json!({"routes": [{"dst": "10.9.0.0/16", "gw": "192.0.2.1"}]}));
-    let same_twice = static_(json!({"routes": [{"dst": "10.9.0.0/16"}, {"dst": "10.9.0.0/16", "mtu": 1300}]}));
+    let second_unreachable =
+        static_(json!({"routes": [{"dst": "10.8.0.0/16"}, {"dst": "10.9.0.0/16", "gw": "192.0.2.1"}]}));
     let old = with(
         &static_(json!({"addresses": [{"address": "10.1.1.2/24"}, {"address": "10.1.1.3/24"}]})),
         "cniVersion",
@@ -71,7 +72,7 @@ fn failed_add(good: &Value) {
         (&no_address, "IPAM plugin returned missing IP config"),
         (&no_plugin, "no-such-plugin"),
         (&unreachable, "10.9.0.0/16 via 192.0.2.1"),
-        (&same_twice, "priority"),
+        (&second_unreachable, "10.9.0.0/16 via 192.0.2.1"),
         (&old, "more than 1 address per family"),
     ] {
         let before = bench.snapshot(&[&pod]);
