@@ -36,6 +36,15 @@ pub enum Error {
     /// A tunnel was handed over whose record is gone or is another one's by now.
     #[error("tunnel {0} was removed or made anew before it could be carried; call ADD again")]
     Outdated(String),
+    /// A tunnel was handed over whose namespace the agent cannot find.
+    #[error(
+        "cannot find the pod's namespace {}: the tunnel could not be opened again after a restart, nor the pod's end be seen; the agent must see the runtime's namespaces (in Kubernetes: mount /run/netns into it with mountPropagation HostToContainer)",
+        .0.display()
+    )]
+    NamespaceHidden(PathBuf),
+    /// The agent's view of the node's processes is worth nothing.
+    #[error("cannot see in /proc where processes live, not even the agent's own; mount the node's /proc")]
+    Blind,
     /// The pod's namespace is not where the record says.
     #[error("the namespace {} is gone or is another one now", .0.display())]
     NamespaceGone(PathBuf),

@@ -5,14 +5,21 @@
 //! [`registry::PERIOD`] it looks whether the pods still exist, and lets go of those that nobody removed.
 #![forbid(unsafe_code)]
 
+mod claims;
 pub mod confine;
 mod error;
 pub mod privilege;
 pub mod registry;
 mod reopen;
 pub mod server;
+mod status;
 
-use std::path::PathBuf;
+use std::{
+    panic::{self, PanicHookInfo},
+    path::PathBuf,
+    process,
+    time::Duration,
+};
 
 use adit_dataplane::Engine;
 use adit_tunnel::run_dir;
@@ -20,6 +27,9 @@ pub use error::{Error, Result};
 use registry::Registry;
 use server::Server;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long the agent's end waits for requests and looks that are under way.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The agent of a node: carries the user-space tunnels of its pods.
 #[derive(Debug, clap::Parser)]
@@ -50,32 +60,52 @@ pub fn run(options: &Options) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|source| Error::start("start the control plane", source))?;
-    runtime.block_on(serve(server, registry))
+    let served = runtime.block_on(serve(server, &registry));
+    registry.stop();
+    // Whoever is still at work ends as if the agent had been killed: the next one finds all that it needs in the records.
+    runtime.shutdown_timeout(FAREWELL);
+    served
 }
 
-async fn serve(server: Server, registry: Registry) -> Result<()> {
+/// Makes the whole process abort when any thread panics, with the panic's words in the log.
+///
+/// A packet thread that ended alone would leave its tunnels without anybody to carry them, and nobody would know. The next
+/// agent takes all of them up again at once.
+pub fn abort_on_panic() {
+    panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name").to_owned();
+        tracing::error!("thread {name}: {panic}; this process ends, the next agent takes its tunnels up again");
+        process::abort();
+    }));
+}
+
+async fn serve(server: Server, registry: &Registry) -> Result<()> {
     let stop = |kind| signal(kind).map_err(|source| Error::start("listen for signals", source));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
-    let mut period = tokio::time::interval(registry::PERIOD);
-    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let listener = server.listen()?;
     tracing::info!("carrying {} tunnels, listening on {}", registry.carried(), server.socket().display());
     // Without a service manager there is nobody to notify.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = period.tick() => {
-                let registry = registry.clone();
-                // A slow look (many namespaces, a scan of /proc) must not keep plugins waiting.
-                let _ = tokio::task::spawn_blocking(move || registry.look_around()).await;
-            }
-            accepted = listener.accept() => server::answer(accepted, &registry),
-        }
+    tokio::spawn(keep_looking(registry.clone()));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = server::answer(&listener, registry) => {}
     }
     tracing::info!("stopping; devices and records stay for the next agent");
-    registry.stop();
     Ok(())
+}
+
+/// Looks around every [`registry::PERIOD`]. A slow look (many namespaces, a scan of `/proc`) keeps nobody waiting.
+async fn keep_looking(registry: Registry) {
+    let mut period = tokio::time::interval(registry::PERIOD);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        let registry = registry.clone();
+        // Fails only when the runtime ends.
+        let _ = tokio::task::spawn_blocking(move || registry.look_around()).await;
+    }
 }

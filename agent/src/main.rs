@@ -9,6 +9,7 @@ fn main() -> ExitCode {
     let options = adit_agent::Options::parse();
     let filter = EnvFilter::try_from_env("ADIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    adit_agent::abort_on_panic();
     match adit_agent::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -2,22 +2,34 @@
 //!
 //! The records on disk are the truth about which tunnels exist; the registry is the truth about who carries them. A
 //! tunnel is let go when its record vanishes (a plugin removed it) or when its pod does (nobody will).
+//!
+//! Every change of an attachment is made under its [claim](Claims), from the look at its record to the entry in the map.
+//! So changes of one attachment follow one another, and those of others do not wait for them. What DEL relies on follows:
+//! once [`Registry::detach`] has returned, the tunnel's descriptors are closed, and whoever changes the attachment
+//! afterwards reads its record anew, finds that it is gone or another ADD's, and carries nothing on behalf of the old one.
+//! The map's lock is held to look and to put, never while the kernel, the disk or the data plane is asked. An entry leaves
+//! the map before its tunnel leaves the data plane.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use adit_dataplane::{Engine, PeerConfig, PeerId, PeerStats, TunnelConfig, TunnelId, TunnelStats};
-use adit_tunnel::{
-    AttachmentId, Record, State, Store,
-    protocol::{PeerStatus, TunnelStatus},
-};
+use adit_dataplane::{Engine, Error as EngineError, PeerConfig, PeerId, TunnelConfig, TunnelId, TunnelStats};
+use adit_tunnel::{AttachmentId, Record, State, Store, protocol::TunnelStatus, record::NetnsRef};
 
-use crate::{Error, Result, reopen};
+use crate::{
+    Error, Result,
+    claims::Claims,
+    reopen::{self, Inhabited},
+    status::{broken, status},
+};
 
 /// How often the agent looks whether pods and records still exist, and tries again what it could not open.
 pub const PERIOD: Duration = Duration::from_secs(2);
@@ -34,15 +46,22 @@ pub struct Registry {
 struct Shared {
     store: Store,
     engine: Engine,
+    claims: Claims,
     tunnels: Mutex<BTreeMap<AttachmentId, Held>>,
+    /// What the last look complained about: said once, not every [`PERIOD`].
+    complaints: Mutex<BTreeSet<String>>,
+    /// Set for good by [`Registry::stop`]: nothing is opened any more.
+    stopped: AtomicBool,
 }
 
 /// One tunnel that the agent answers for.
+#[derive(Clone)]
 struct Held {
     record: Record,
     holding: Holding,
 }
 
+#[derive(Clone, PartialEq, Eq)]
 enum Holding {
     /// The data plane has its descriptors.
     Carried(TunnelId),
@@ -58,22 +77,32 @@ impl Registry {
     pub fn new(run_dir: &Path, engine: Engine) -> Result<Self> {
         let store = Store::new(run_dir);
         store.prepare()?;
-        Ok(Self { shared: Arc::new(Shared { store, engine, tunnels: Mutex::default() }) })
+        let shared = Shared {
+            store,
+            engine,
+            claims: Claims::default(),
+            tunnels: Mutex::default(),
+            complaints: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Takes a tunnel over from the plugin that made it, and marks its record as attached.
     ///
     /// # Errors
-    /// No record on disk asks for it: the plugin was killed, and its tunnel removed, before the request was read. Or the data
+    /// The agent cannot find the pod's namespace, so that it could neither open the tunnel again nor see the pod's end. No
+    /// record on disk asks for it: the plugin was killed, and its tunnel removed, before the request was read. Or the data
     /// plane refuses, or the record cannot be written. The plugin's descriptors are closed then.
     pub fn attach(&self, mut record: Record, tun: OwnedFd, udp: OwnedFd) -> Result<()> {
-        let mut tunnels = self.lock();
+        if !reopen::is_visible(&record.netns)? {
+            return Err(Error::NamespaceHidden(record.netns.path));
+        }
+        let _claim = self.shared.claims.claim(&record.attachment);
         if self.shared.store.read(&record.attachment)?.as_ref() != Some(&record) {
             return Err(Error::Outdated(record.attachment.to_string()));
         }
-        if let Some(old) = tunnels.remove(&record.attachment) {
-            self.release(&old);
-        }
+        self.release(&record.attachment);
         record.state = State::Attached;
         record.epoch_floor = next_epoch(record.epoch_floor);
         let id = self.shared.engine.add(tunnel_config(&record), tun, udp)?;
@@ -82,14 +111,14 @@ impl Registry {
             return Err(error.into());
         }
         tracing::info!("carrying {} of pod {}", record.attachment, record.pod);
-        tunnels.insert(record.attachment.clone(), Held { record, holding: Holding::Carried(id) });
+        self.put(record, Holding::Carried(id));
         Ok(())
     }
 
     /// Lets go of a tunnel: its descriptors are closed on return. Unknown is fine.
     pub fn detach(&self, attachment: &AttachmentId) {
-        if let Some(held) = self.lock().remove(attachment) {
-            self.release(&held);
+        let _claim = self.shared.claims.claim(attachment);
+        if self.release(attachment) {
             tracing::info!("let go of {attachment}: removed");
         }
     }
@@ -97,13 +126,25 @@ impl Registry {
     /// The state of one tunnel.
     #[must_use]
     pub fn inspect(&self, attachment: &AttachmentId) -> Option<TunnelStatus> {
-        self.lock().get(attachment).map(|held| self.describe(held))
+        loop {
+            let Held { record, holding } = self.held(attachment)?;
+            return Some(match holding {
+                Holding::Waiting(reason) => status(&record, &TunnelStats::default(), Some(reason)),
+                Holding::Carried(id) => match self.shared.engine.stats(id) {
+                    Ok(stats) => status(&record, &stats, broken(&stats)),
+                    // It left the map first: what the map says now is newer.
+                    Err(EngineError::UnknownTunnel(_)) => continue,
+                    Err(error) => status(&record, &TunnelStats::default(), Some(error.to_string())),
+                },
+            });
+        }
     }
 
     /// The state of every tunnel, in the order of their attachments.
     #[must_use]
     pub fn status(&self) -> Vec<TunnelStatus> {
-        self.lock().values().map(|held| self.describe(held)).collect()
+        let attachments: Vec<AttachmentId> = self.lock().keys().cloned().collect();
+        attachments.iter().filter_map(|attachment| self.inspect(attachment)).collect()
     }
 
     /// How many tunnels are carried.
@@ -114,94 +155,107 @@ impl Registry {
 
     /// Compares the records with the node: opens what is not carried, lets go of what is gone.
     pub fn look_around(&self) {
-        let listed = self.shared.store.sweep(LEFTOVER_AGE).and_then(|()| self.shared.store.list());
-        let records = match listed {
-            Ok(records) => records,
-            Err(error) => {
-                tracing::warn!("{error}");
-                return;
-            }
+        let mut complaints: BTreeSet<String> =
+            self.shared.store.sweep(LEFTOVER_AGE).iter().map(ToString::to_string).collect();
+        let mut complain = |error: &dyn ToString| {
+            complaints.insert(error.to_string());
         };
-        let unreadable = records.iter().filter(|record| record.is_err()).count();
-        let records: Vec<Record> =
-            records.into_iter().filter_map(|record| record.map_err(|error| tracing::warn!("{error}")).ok()).collect();
+        let listed = self.shared.store.list().unwrap_or_else(|error| vec![Err(error)]);
+        let records: Vec<Record> = listed.into_iter().filter_map(|read| read.map_err(|e| complain(&e)).ok()).collect();
 
-        // A record that cannot be read is no proof that its tunnel was removed.
-        if unreadable == 0 {
-            self.forget_unrecorded();
-        }
-        for record in records {
-            if reopen::is_dead(&record.netns) {
-                self.retire(&record.attachment);
-            } else if record.state == State::Attached {
-                self.open(&record.attachment);
+        let broken: BTreeSet<TunnelId> = self.shared.engine.broken().into_iter().collect();
+        let inhabited = Inhabited::default();
+        let held: Vec<Held> = self.lock().values().cloned().collect();
+        for Held { record: Record { attachment, netns, .. }, holding } in held {
+            if !self.shared.store.has(&attachment) {
+                self.forget(&attachment);
+            } else if is_whole(&holding, &broken) && inhabited.has_left(&netns) {
+                // Judged by what the agent remembers: its file may be damaged.
+                self.retire(&attachment, &netns);
             }
         }
+        for Record { attachment, netns, state, .. } in records {
+            if self.held(&attachment).is_some_and(|held| is_whole(&held.holding, &broken)) {
+                continue;
+            }
+            if inhabited.is_gone(&netns) {
+                self.retire(&attachment, &netns);
+            } else if state == State::Attached {
+                self.open(&attachment, &broken);
+            }
+        }
+        if let Some(error) = inhabited.trouble() {
+            complain(&error);
+        }
+        self.report(complaints);
     }
 
     /// Ends the data plane; devices and records stay.
     pub fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::Release);
         self.lock().clear();
         self.shared.engine.clone().shutdown();
     }
 
-    /// Lets go of the tunnels whose record somebody removed without telling.
-    fn forget_unrecorded(&self) {
-        let mut tunnels = self.lock();
-        let gone: Vec<AttachmentId> =
-            tunnels.keys().filter(|id| !self.shared.store.path(id).exists()).cloned().collect();
-        for attachment in gone {
-            if let Some(held) = tunnels.remove(&attachment) {
-                self.release(&held);
-                tracing::info!("let go of {attachment}: its record is gone");
-            }
+    /// Lets go of a tunnel whose record somebody removed without telling.
+    fn forget(&self, attachment: &AttachmentId) {
+        let _claim = self.shared.claims.claim(attachment);
+        if !self.shared.store.has(attachment) && self.release(attachment) {
+            tracing::info!("let go of {attachment}: its record is gone");
         }
     }
 
-    /// Lets go of a tunnel whose pod is gone and which nobody removed: an open descriptor would keep the dead pod's
-    /// addresses answering.
-    fn retire(&self, attachment: &AttachmentId) {
-        let mut tunnels = self.lock();
-        // Read under the lock: the same attachment may have been added anew since the directory was listed.
-        let Ok(Some(record)) = self.shared.store.read(attachment) else { return };
-        if !reopen::is_dead(&record.netns) {
+    /// Lets go of a tunnel whose pod lived in `dead`, and which nobody removed: an open descriptor would keep the dead pod's
+    /// addresses answering. The attachment may have been added anew since, in another namespace: that one stays.
+    fn retire(&self, attachment: &AttachmentId, dead: &NetnsRef) {
+        let _claim = self.shared.claims.claim(attachment);
+        if self.held(attachment).is_some_and(|held| held.record.netns == *dead) {
+            self.release(attachment);
+        }
+        if let Ok(Some(Record { netns, .. })) = self.shared.store.read(attachment)
+            && netns != *dead
+        {
             return;
         }
-        if let Some(held) = tunnels.remove(attachment) {
-            self.release(&held);
-        }
         match self.shared.store.remove(attachment) {
-            Ok(()) => tracing::info!("let go of {attachment}: the namespace {} is gone", record.netns.path.display()),
+            Ok(()) => tracing::info!("let go of {attachment}: the namespace {} is gone", dead.path.display()),
             Err(error) => tracing::warn!("{error}"),
         }
     }
 
-    /// Opens a recorded tunnel that is not carried.
-    fn open(&self, attachment: &AttachmentId) {
-        let mut tunnels = self.lock();
-        if tunnels.get(attachment).is_some_and(|held| matches!(held.holding, Holding::Carried(_))) {
+    /// Opens a recorded tunnel that is not carried, or whose descriptors are `broken`.
+    fn open(&self, attachment: &AttachmentId, broken: &BTreeSet<TunnelId>) {
+        let _claim = self.shared.claims.claim(attachment);
+        let known = self.held(attachment).map(|held| held.holding);
+        if self.shared.stopped.load(Ordering::Acquire)
+            || known.as_ref().is_some_and(|holding| is_whole(holding, broken))
+        {
             return;
         }
-        // Read under the lock: a plugin may have removed or replaced it since the directory was listed.
+        // Since the directory was listed a plugin may have removed or replaced it.
         let Ok(Some(mut record)) = self.shared.store.read(attachment) else { return };
+        if record.state != State::Attached {
+            return;
+        }
+        if let Some(Holding::Carried(id)) = known {
+            tracing::warn!("{attachment} is broken and opened again");
+            self.put(record.clone(), Holding::Waiting("it is broken and opened again".into()));
+            self.end(attachment, id);
+        }
         record.epoch_floor = next_epoch(record.epoch_floor);
-        let holding = match self.carry(&record) {
+        match self.carry(&record) {
             Ok(id) => {
                 tracing::info!("carrying {attachment} of pod {} again", record.pod);
-                Holding::Carried(id)
+                self.put(record, Holding::Carried(id));
             }
             Err(error) => {
-                let reason = error.to_string();
-                let known = tunnels
-                    .get(attachment)
-                    .is_some_and(|held| matches!(&held.holding, Holding::Waiting(old) if *old == reason));
-                if !known {
-                    tracing::warn!("cannot carry {attachment}: {reason}");
+                let waiting = Holding::Waiting(error.to_string());
+                if known.as_ref() != Some(&waiting) {
+                    tracing::warn!("cannot carry {attachment}: {error}");
                 }
-                Holding::Waiting(reason)
+                self.put(record, waiting);
             }
-        };
-        tunnels.insert(attachment.clone(), Held { record, holding });
+        }
     }
 
     fn carry(&self, record: &Record) -> Result<TunnelId> {
@@ -211,37 +265,47 @@ impl Registry {
         Ok(self.shared.engine.add(tunnel_config(record), descriptors.tun, descriptors.udp)?)
     }
 
-    fn release(&self, held: &Held) {
-        if let Holding::Carried(id) = held.holding
-            && let Err(error) = self.shared.engine.remove(id)
-        {
-            tracing::warn!("cannot end {}: {error}", held.record.attachment);
+    /// Takes an attachment out of the map, and its tunnel out of the data plane. False when there was none.
+    fn release(&self, attachment: &AttachmentId) -> bool {
+        let held = self.lock().remove(attachment);
+        if let Some(Held { holding: Holding::Carried(id), .. }) = held {
+            self.end(attachment, id);
+        }
+        held.is_some()
+    }
+
+    fn end(&self, attachment: &AttachmentId, id: TunnelId) {
+        if let Err(error) = self.shared.engine.remove(id) {
+            tracing::warn!("cannot end {attachment}: {error}");
         }
     }
 
-    fn describe(&self, held: &Held) -> TunnelStatus {
-        let (stats, reason) = match &held.holding {
-            Holding::Waiting(reason) => (TunnelStats::default(), reason.clone()),
-            Holding::Carried(id) => match self.shared.engine.stats(*id) {
-                Ok(stats) => {
-                    let broken = !(stats.tun_attached && stats.udp_attached);
-                    let reason = if broken {
-                        stats.last_error.clone().unwrap_or_else(|| "a descriptor was lost".into())
-                    } else {
-                        String::new()
-                    };
-                    (stats, reason)
-                }
-                Err(error) => (TunnelStats::default(), error.to_string()),
-            },
-        };
-        status_of(&held.record, &stats, reason)
+    fn held(&self, attachment: &AttachmentId) -> Option<Held> {
+        self.lock().get(attachment).cloned()
+    }
+
+    fn put(&self, record: Record, holding: Holding) {
+        self.lock().insert(record.attachment.clone(), Held { record, holding });
+    }
+
+    /// Logs what the look before did not complain about.
+    fn report(&self, complaints: BTreeSet<String>) {
+        let mut known = self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        for complaint in complaints.difference(&known) {
+            tracing::warn!("{complaint}");
+        }
+        *known = complaints;
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AttachmentId, Held>> {
         // The map is changed only by whole inserts and removals, so a panic elsewhere left it whole.
         self.shared.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the data plane has both descriptors.
+fn is_whole(holding: &Holding, broken: &BTreeSet<TunnelId>) -> bool {
+    matches!(holding, Holding::Carried(id) if !broken.contains(id))
 }
 
 /// An epoch above `floor` and, where the clock allows, above every earlier one of this node.
@@ -265,41 +329,35 @@ fn tunnel_config(record: &Record) -> TunnelConfig {
     }
 }
 
-fn status_of(record: &Record, stats: &TunnelStats, reason: String) -> TunnelStatus {
-    let spec = &record.spec;
-    let peers = (0..).map(PeerId).zip(&spec.peers).map(|(id, peer)| {
-        let stats = stats.peers.iter().find(|stats| stats.id == id);
-        let count = |field: fn(&PeerStats) -> u64| stats.map(field).unwrap_or_default();
-        let age = |field: fn(&PeerStats) -> Option<Duration>| {
-            stats.and_then(field).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    #[test]
+    fn work_on_one_attachment_holds_up_nothing_but_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::new(directory.path(), Engine::start(1).unwrap()).unwrap();
+        let attachment = |container_id: &str| AttachmentId {
+            container_id: container_id.into(),
+            cni_if_name: "net1".into(),
+            if_name: "tun".parse().unwrap(),
         };
-        PeerStatus {
-            endpoint: stats.map_or(peer.endpoint, |stats| stats.endpoint),
-            allowed_ips: peer.allowed_ips.clone(),
-            established: stats.is_some_and(|stats| stats.established),
-            handshakes: count(|stats| stats.handshakes),
-            rx_bytes: count(|stats| stats.rx_bytes),
-            rx_packets: count(|stats| stats.rx_packets),
-            tx_bytes: count(|stats| stats.tx_bytes),
-            tx_packets: count(|stats| stats.tx_packets),
-            last_seen_ms: age(|stats| stats.last_rx_age),
-            last_sent_ms: age(|stats| stats.last_tx_age),
-        }
-    });
-    TunnelStatus {
-        attachment: record.attachment.clone(),
-        pod: record.pod.clone(),
-        network: record.network.clone(),
-        encap: spec.encap,
-        encryption: spec.encryption,
-        engine: "agent".into(),
-        mtu_bytes: spec.mtu_bytes,
-        local: spec.local,
-        device: spec.device.to_string(),
-        addresses: record.addresses.clone(),
-        carried: reason.is_empty(),
-        reason,
-        peers: peers.collect(),
-        drops: stats.drops.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+        let (sender, done) = mpsc::channel();
+        thread::scope(|scope| {
+            let slow = registry.shared.claims.claim(&attachment("c1"));
+            scope.spawn(|| {
+                registry.look_around();
+                registry.detach(&attachment("c2"));
+                sender.send(registry.status().len()).unwrap();
+                registry.detach(&attachment("c1"));
+                sender.send(1).unwrap();
+            });
+            assert_eq!(done.recv_timeout(Duration::from_secs(10)), Ok(0));
+            assert!(done.recv_timeout(Duration::from_millis(50)).is_err(), "detach waits for who is at work");
+            drop(slow);
+            assert_eq!(done.recv_timeout(Duration::from_secs(10)), Ok(1));
+        });
     }
 }

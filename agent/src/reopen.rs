@@ -1,9 +1,12 @@
-//! Opens a tunnel's descriptors again inside the pod's namespace, from its record alone.
+//! Finds a recorded namespace again, and opens a tunnel's descriptors inside it, from the record alone.
+//!
+//! The kernel gives a dead namespace's inode number to a new one, often at once. Its cookie it never gives twice, but the
+//! cookie is to be read inside only. So a namespace is found by its inode and then asked for its cookie.
 
-use std::os::fd::OwnedFd;
+use std::{cell::OnceCell, collections::HashSet, os::fd::OwnedFd};
 
 use adit_net::{
-    Netns, NetnsId,
+    Netlink, Netns, NetnsId,
     tun::open_tun,
     udp::{UdpSpec, open_udp},
 };
@@ -22,35 +25,99 @@ pub struct Descriptors {
 /// # Errors
 /// The namespace is gone, another process holds the device or the port, or the device was deleted.
 pub fn reopen(record: &Record) -> Result<Descriptors> {
-    let namespace = find(&record.netns)?;
+    let gone = || Error::NamespaceGone(record.netns.path.clone());
+    let namespace = find(&record.netns)?.ok_or_else(gone)?;
     let spec = &record.spec;
     // Threads of the control plane must never change their namespace: the next task would run in the pod's.
-    let opened = namespace.run_on_thread(|| {
+    namespace.run_on_thread(|| {
+        if !is_inside(&record.netns)? {
+            return Err(gone());
+        }
         let tun = open_tun(&spec.if_name)?;
         let udp = open_udp(&UdpSpec { local: spec.local, device: &spec.device })?;
-        Ok::<_, adit_net::Error>(Descriptors { tun, udp })
-    })??;
-    Ok(opened)
+        Ok(Descriptors { tun, udp })
+    })?
 }
 
-/// Whether `netns`'s path still names the namespace that it named at ADD.
-pub fn is_in_place(netns: &NetnsRef) -> bool {
-    Netns::open(&netns.path).is_ok_and(|found| found.id() == netns.id)
+/// Whether this process can find the namespace, at its path or through a process that lives in it.
+///
+/// # Errors
+/// `/proc` cannot be listed.
+pub fn is_visible(netns: &NetnsRef) -> Result<bool> {
+    Ok(find(netns)?.is_some())
 }
 
-/// Whether nothing lives in the namespace any more: its path is gone or names another one, and no process is inside.
-pub fn is_dead(netns: &NetnsRef) -> bool {
-    !is_in_place(netns) && nobody_inside(netns.id)
+/// Where processes live, as far as one look needs to know: `/proc` is scanned once, or not at all.
+#[derive(Default)]
+pub struct Inhabited {
+    scanned: OnceCell<Result<HashSet<NetnsId>>>,
 }
 
-fn find(netns: &NetnsRef) -> Result<Netns> {
-    match Netns::open(&netns.path) {
-        Ok(found) if found.id() == netns.id => Ok(found),
-        _ => Netns::find(netns.id)?.ok_or_else(|| Error::NamespaceGone(netns.path.clone())),
+impl Inhabited {
+    /// Whether the pod of a carried tunnel is gone: its path is gone or names another namespace, and no process lives in
+    /// its own. The tunnel's descriptors keep the namespace, so nothing else can have its inode number.
+    pub fn has_left(&self, netns: &NetnsRef) -> bool {
+        in_place(netns).is_none() && self.nobody_in(netns.id)
+    }
+
+    /// Whether the pod of a tunnel that is not carried is gone. The inode number may be another namespace's by now.
+    pub fn is_gone(&self, netns: &NetnsRef) -> bool {
+        self.has_left(netns) || is_replaced(netns)
+    }
+
+    /// Why the scan says nothing, if there was one.
+    pub fn trouble(&self) -> Option<&Error> {
+        self.scanned.get()?.as_ref().err()
+    }
+
+    /// A scan that failed, or that missed this very process, proves nothing: a tunnel of a living pod must never be let go.
+    /// (Processes of other owners are seen thanks to `CAP_SYS_PTRACE`, which the agent keeps.)
+    fn nobody_in(&self, id: NetnsId) -> bool {
+        let scanned = self.scanned.get_or_init(|| {
+            let own = Netns::current()?.id();
+            let inhabited = Netns::inhabited()?;
+            if inhabited.contains(&own) { Ok(inhabited) } else { Err(Error::Blind) }
+        });
+        scanned.as_ref().is_ok_and(|inhabited| !inhabited.contains(&id))
     }
 }
 
-/// When /proc cannot be read nothing is concluded: a tunnel of a living pod must never be let go.
-fn nobody_inside(id: NetnsId) -> bool {
-    Netns::holders(id).is_ok_and(|pids| pids.is_empty())
+/// The namespace at the recorded path, if it has the recorded inode.
+fn in_place(netns: &NetnsRef) -> Option<Netns> {
+    Netns::open(&netns.path).ok().filter(|found| found.id() == netns.id)
+}
+
+/// The namespace that has the recorded inode now.
+fn find(netns: &NetnsRef) -> Result<Option<Netns>> {
+    match in_place(netns) {
+        Some(found) => Ok(Some(found)),
+        None => Ok(Netns::find(netns.id)?),
+    }
+}
+
+/// Whether another namespace has the recorded inode now. One that cannot be entered proves nothing.
+fn is_replaced(netns: &NetnsRef) -> bool {
+    let Ok(Some(found)) = find(netns) else { return false };
+    matches!(found.run_on_thread(|| is_inside(netns)), Ok(Ok(false)))
+}
+
+/// Whether the calling thread is in the recorded namespace.
+fn is_inside(netns: &NetnsRef) -> Result<bool> {
+    let here = Netlink::open()?;
+    Ok(netns.is(here.netns().id(), here.netns_cookie()))
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_dataplane::wire;
+    use adit_net::{tun, udp};
+
+    /// The room that opens descriptors and the one that reads them know nothing of each other.
+    #[test]
+    fn descriptors_are_opened_as_the_data_plane_reads_them() {
+        assert_eq!(tun::VNET_HEADER_BYTES, wire::VNET_HEADER_BYTES);
+        assert_eq!(udp::ZERO_CHECKSUM_LEN, wire::ZERO_CHECKSUM_BYTES);
+        assert_eq!(udp::MIN_PAYLOAD_BYTES, wire::HEADER_BYTES);
+        assert_eq!(udp::RUNT_LEN, 0);
+    }
 }

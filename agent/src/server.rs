@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::Shutdown,
     os::{
         fd::OwnedFd,
         unix::{
@@ -10,7 +11,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::LazyLock,
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,17 +27,16 @@ use nix::{
     },
     unistd::geteuid,
 };
-use tokio::{
-    net::{UnixListener, UnixStream, unix::SocketAddr},
-    sync::Semaphore,
-};
+use tokio::{net::UnixListener, sync::Semaphore};
 
 use crate::{Error, Result, registry::Registry};
 
-/// How long a client may take for its request.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take for its whole request, and once more to take the whole answer.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests answered at once; further clients wait in the socket's backlog.
-static SLOTS: LazyLock<std::sync::Arc<Semaphore>> = LazyLock::new(|| std::sync::Arc::new(Semaphore::new(64)));
+pub const SLOTS: usize = 64;
+/// How long to wait after a client could not be accepted: until descriptors are free again the next one cannot either.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A run directory that is this agent's alone, as long as this value lives.
 pub struct Server {
@@ -92,37 +92,49 @@ impl Server {
     }
 }
 
-/// Answers one client on a thread of its own, since its request may enter a namespace.
-pub fn answer(accepted: io::Result<(UnixStream, SocketAddr)>, registry: &Registry) {
-    let stream = match accepted.and_then(|(stream, _)| stream.into_std()) {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::warn!("cannot accept a client: {error}");
-            return;
-        }
-    };
-    let registry = registry.clone();
-    tokio::spawn(async move {
-        let Ok(slot) = SLOTS.clone().acquire_owned().await else { return };
-        let _ = tokio::task::spawn_blocking(move || {
-            if let Err(error) = converse(&stream, &registry) {
-                tracing::debug!("a client went away: {error}");
+/// Answers clients for ever, each on a thread of its own, since a request may enter a namespace.
+pub async fn answer(listener: &UnixListener, registry: &Registry) {
+    let slots = Arc::new(Semaphore::new(SLOTS));
+    // Nobody closes the semaphore.
+    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+        match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => {
+                let registry = registry.clone();
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = converse(&Arc::new(stream), &registry) {
+                        tracing::debug!("a client went away: {error}");
+                    }
+                    drop(slot);
+                });
             }
-            drop(slot);
-        })
-        .await;
-    });
+            Err(error) => {
+                tracing::warn!("cannot accept a client: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
-fn converse(stream: &StdStream, registry: &Registry) -> io::Result<()> {
+/// Does one half of a conversation, and hangs up when it takes longer than [`PATIENCE`] in all.
+fn hurried<T>(stream: &Arc<StdStream>, half: impl FnOnce(&StdStream) -> io::Result<T>) -> io::Result<T> {
+    let other = Arc::clone(stream);
+    let hang_up = tokio::spawn(async move {
+        tokio::time::sleep(PATIENCE).await;
+        // Gone already is fine. Whoever reads or writes on this socket is woken.
+        let _ = other.shutdown(Shutdown::Both);
+    });
+    let done = half(stream);
+    hang_up.abort();
+    done
+}
+
+fn converse(stream: &Arc<StdStream>, registry: &Registry) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    let peer = getsockopt(stream, PeerCredentials)?;
+    let peer = getsockopt(stream.as_ref(), PeerCredentials)?;
     if peer.uid() != 0 && peer.uid() != geteuid().as_raw() {
         return refuse(stream, &format!("user {} may not speak to the agent; only root may", peer.uid()));
     }
-    let (envelope, descriptors) = match frame::receive::<Envelope>(stream) {
+    let (envelope, descriptors) = match hurried(stream, frame::receive::<Envelope>) {
         Ok(message) => message,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             return refuse(
@@ -141,7 +153,8 @@ fn converse(stream: &StdStream, registry: &Registry) -> io::Result<()> {
             ),
         );
     }
-    frame::send(stream, &respond(envelope.request, descriptors, registry), &[])
+    let response = respond(envelope.request, descriptors, registry);
+    hurried(stream, |stream| frame::send(stream, &response, &[]))
 }
 
 fn respond(request: Request, descriptors: Vec<OwnedFd>, registry: &Registry) -> Response {
@@ -173,8 +186,9 @@ fn attach(record: Record, descriptors: Vec<OwnedFd>, registry: &Registry) -> Res
     registry.attach(record, tun, udp)
 }
 
-fn refuse(stream: &StdStream, message: &str) -> io::Result<()> {
-    frame::send(stream, &Response::Refused { message: message.into() }, &[])
+fn refuse(stream: &Arc<StdStream>, message: &str) -> io::Result<()> {
+    let refusal = Response::Refused { message: message.into() };
+    hurried(stream, |stream| frame::send(stream, &refusal, &[]))
 }
 
 fn path_error(action: &'static str, path: &Path, source: io::Error) -> Error {

@@ -3,16 +3,24 @@
 #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
 use std::{
-    fs,
+    fs, io,
     net::UdpSocket,
     os::{fd::OwnedFd, unix::net::UnixDatagram},
-    path::Path,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
 };
 
 use adit_agent::registry::Registry;
 use adit_dataplane::Engine;
-use adit_net::{Netns, NetnsId};
+use adit_net::{Netlink, Netns, NetnsId};
 use adit_tunnel::{AttachmentId, Record, State, Store};
+use nix::{
+    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
+    unistd::geteuid,
+};
 use serde_json::json;
 
 struct Node {
@@ -37,9 +45,14 @@ impl Node {
 }
 
 fn hand_over(registry: &Registry, record: &Record) -> adit_agent::Result<UnixDatagram> {
-    let (device, pod) = UnixDatagram::pair().unwrap();
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    registry.attach(record.clone(), OwnedFd::from(device), OwnedFd::from(socket)).map(|()| pod)
+    let (device, pod) = device();
+    registry.attach(record.clone(), device, UdpSocket::bind("127.0.0.1:0").unwrap().into()).map(|()| pod)
+}
+
+/// In place of a TUN device, one that breaks when the pod's end is closed; and the pod's end.
+fn device() -> (OwnedFd, UnixDatagram) {
+    let (device, pod) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    (device, pod.into())
 }
 
 fn record(container: &str, netns: &Path, id: NetnsId) -> Record {
@@ -66,8 +79,81 @@ fn living(container: &str) -> Record {
     record(container, Path::new("/proc/self/ns/net"), here.id())
 }
 
+/// A tunnel that is carried as far as its record tells, and whose pod is gone.
 fn dead(container: &str) -> Record {
-    record(container, Path::new("/run/netns/adit-test-no-such-namespace"), NetnsId { dev: 4, inode: 1 })
+    let mut record =
+        record(container, Path::new("/run/netns/adit-test-no-such-namespace"), NetnsId { dev: 4, inode: 1 });
+    record.state = State::Attached;
+    record
+}
+
+/// A namespace with one process in it, which ends with this value.
+struct Pod {
+    process: Child,
+    path: PathBuf,
+    id: NetnsId,
+}
+
+impl Pod {
+    fn start() -> Self {
+        let mut unshare = Command::new("unshare");
+        if !geteuid().is_root() {
+            unshare.arg("--map-root-user");
+        }
+        let process = unshare.args(["--net", "sleep", "600"]).spawn().unwrap();
+        let path = PathBuf::from(format!("/proc/{}/ns/net", process.id()));
+        let own = Netns::current().unwrap().id();
+        let id = eventually(|| Netns::open(&path).ok().map(|netns| netns.id()).filter(|id| *id != own));
+        Self { process, path, id }
+    }
+
+    fn record(&self, container: &str) -> Record {
+        record(container, &self.path, self.id)
+    }
+
+    fn cookie(&self) -> Option<u64> {
+        let netns = Netns::open(&self.path).unwrap();
+        netns.run_on_thread(|| Netlink::open().unwrap().netns_cookie()).unwrap()
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "it has not come true");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What `act` logs on this thread.
+fn logged(act: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    tracing::subscriber::with_default(subscriber, act);
+    let bytes = log.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
 }
 
 /// The pod's end notices that nobody holds the device any more.
@@ -128,24 +214,145 @@ fn a_tunnel_whose_record_was_removed_is_let_go() {
 }
 
 #[test]
-fn nothing_is_let_go_while_a_record_cannot_be_read() {
+fn a_carried_tunnel_whose_record_is_damaged_stays_until_its_pod_goes() {
     let node = Node::new();
-    let record = living("c1");
-    let pod = node.attach(&record).unwrap();
-    fs::write(node.store.path(&record.attachment), "{ torn").unwrap();
+    let pod = Pod::start();
+    let (damaged, fine) = (pod.record("c1"), living("c2"));
+    let (device, fine_device) = (node.attach(&damaged).unwrap(), node.attach(&fine).unwrap());
+    fs::write(node.store.path(&damaged.attachment), "{ torn").unwrap();
     node.registry.look_around();
-    assert!(!is_closed(&pod));
+    assert!(!is_closed(&device) && node.store.has(&damaged.attachment));
+    drop(pod);
+    node.registry.look_around();
+    assert!(is_closed(&device));
+    assert!(!node.store.has(&damaged.attachment));
+    assert!(!is_closed(&fine_device));
+}
+
+#[test]
+fn an_unreadable_file_hinders_no_cleaning_and_is_reported_once() {
+    let node = Node::new();
+    let (removed, torn) = (living("c1"), living("c2").attachment);
+    let device = node.attach(&removed).unwrap();
+    node.store.remove(&removed.attachment).unwrap();
+    node.store.write(&dead("c3")).unwrap();
+    fs::write(node.store.path(&torn), "{ torn").unwrap();
+    let fifo = node.store.directory().join("c4:net1:tun.json");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    fs::create_dir(node.store.directory().join(".hidden")).unwrap();
+
+    let first = logged(|| node.registry.look_around());
+    assert!(is_closed(&device), "its record is gone");
+    assert!(!node.store.has(&dead("c3").attachment), "its pod is gone");
+    assert_eq!(first.matches("is not a readable attachment record").count(), 2, "{first}");
+    let second = logged(|| node.registry.look_around());
+    assert_eq!(second, "");
+    assert!(node.store.has(&torn) && fifo.exists());
+    // It is news again once it had passed.
+    let whole = fs::read(node.store.path(&torn)).unwrap();
+    fs::remove_file(node.store.path(&torn)).unwrap();
+    node.registry.look_around();
+    fs::write(node.store.path(&torn), whole).unwrap();
+    assert!(logged(|| node.registry.look_around()).contains("c2:net1:tun.json"));
 }
 
 #[test]
 fn a_dead_pods_tunnel_is_let_go_with_its_record() {
     let node = Node::new();
-    let record = dead("c1");
-    let pod = node.attach(&record).unwrap();
+    let pod = Pod::start();
+    let device = node.attach(&pod.record("c1")).unwrap();
+    node.store.write(&dead("c2")).unwrap();
     node.registry.look_around();
-    assert!(is_closed(&pod));
+    assert!(!is_closed(&device));
+    drop(pod);
+    node.registry.look_around();
+    assert!(is_closed(&device));
     assert_eq!(node.store.list().unwrap().len(), 0);
     assert_eq!(node.registry.status().len(), 0);
+}
+
+#[test]
+fn a_tunnel_of_a_pod_that_the_agent_cannot_see_is_refused() {
+    let node = Node::new();
+    let record = dead("c1");
+    let refused = node.attach(&record).unwrap_err().to_string();
+    assert!(refused.contains("/run/netns/adit-test-no-such-namespace"), "{refused}");
+    assert!(refused.contains("mountPropagation HostToContainer"), "{refused}");
+    assert_eq!(node.registry.carried(), 0);
+    assert_eq!(node.store.read(&record.attachment).unwrap().unwrap(), record);
+}
+
+#[test]
+fn a_namespace_with_a_dead_ones_inode_number_is_not_taken_for_it() {
+    if !geteuid().is_root() {
+        eprintln!("left out: entering a namespace to read its cookie needs root");
+        return;
+    }
+    let pod = Pod::start();
+    let Some(cookie) = pod.cookie() else {
+        eprintln!("left out: this kernel has no namespace cookies (before 5.14)");
+        return;
+    };
+    let recorded = |container: &str, cookie: u64| {
+        let mut record = pod.record(container);
+        record.netns.cookie = Some(cookie);
+        record.state = State::Attached;
+        record
+    };
+    let node = Node::new();
+    let (earlier, present) = (recorded("c1", cookie - 1), recorded("c2", cookie));
+    node.store.write(&earlier).unwrap();
+    node.store.write(&present).unwrap();
+    // By its path, and by the processes inside.
+    let mut hidden = recorded("c3", cookie - 1);
+    hidden.netns.path = "/run/netns/adit-test-no-such-namespace".into();
+    node.store.write(&hidden).unwrap();
+    node.registry.look_around();
+    assert!(!node.store.has(&earlier.attachment) && !node.store.has(&hidden.attachment));
+    assert!(node.store.has(&present.attachment), "it waits for its device");
+}
+
+#[test]
+fn a_broken_tunnel_is_opened_again() {
+    let node = Node::new();
+    let record = living("c1");
+    drop(node.attach(&record).unwrap());
+    eventually(|| node.registry.inspect(&record.attachment).filter(|status| !status.carried));
+    assert_eq!(node.registry.carried(), 1);
+    let log = logged(|| node.registry.look_around());
+    assert!(log.contains("is broken and opened again"), "{log}");
+    // There is no such device, so it waits for one, and says so.
+    assert_eq!(node.registry.carried(), 0);
+    let status = node.registry.inspect(&record.attachment).unwrap();
+    assert!(!status.carried && !status.reason.contains("broken"), "{status:?}");
+}
+
+#[test]
+fn what_del_removed_does_not_come_back_however_attach_and_looks_are_timed() {
+    let node = Node::new();
+    for round in 0..200 {
+        let record = living("c1");
+        node.store.write(&record).unwrap();
+        let (device, pod) = device();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_micros(round * 10));
+                let _ = node.registry.attach(record.clone(), device, socket.into());
+            });
+            scope.spawn(|| node.registry.look_around());
+            scope.spawn(|| node.registry.status());
+            thread::sleep(Duration::from_micros(500));
+            // As DEL does it.
+            for _ in 0..2 {
+                node.registry.detach(&record.attachment);
+                node.store.remove(&record.attachment).unwrap();
+            }
+            assert!(node.registry.inspect(&record.attachment).is_none());
+        });
+        assert!(is_closed(&pod), "round {round}");
+        assert!(node.registry.inspect(&record.attachment).is_none() && !node.store.has(&record.attachment));
+    }
 }
 
 #[test]

@@ -43,15 +43,10 @@ pub fn with_state(tunnel: &TunnelStatus) -> Value {
 
 fn row(tunnel: &TunnelStatus, peer: &PeerStatus, first: bool) -> Vec<String> {
     let once = |text: String| if first { text } else { String::new() };
-    let state = match (tunnel.carried, peer.established) {
-        (false, _) => "down",
-        (true, true) => "up",
-        (true, false) => "waiting",
-    };
     vec![
         once(owner(tunnel)),
         once(format!("{} over {}", tunnel.attachment.if_name, tunnel.device)),
-        state.into(),
+        tunnel.peer_state(peer).into(),
         once(format!("{}, encryption {}", tunnel.encap, tunnel.encryption)),
         once(tunnel.mtu_bytes.to_string()),
         peer.endpoint.to_string(),

@@ -168,7 +168,11 @@ fn del<P: Plugin>(
         Ok(input) => input,
         Err(why) => return unreadable(why),
     };
-    let version = input.version()?;
+    // What was made under a version that this plugin knew must go also when it no longer does.
+    let version = match input.version() {
+        Ok(version) => version,
+        Err(why) => return unreadable(why),
+    };
     let config = match config::decode(&input.bytes) {
         Ok(config) => config,
         Err(why) => return unreadable(why),

@@ -219,8 +219,9 @@ fn del_with_an_unreadable_configuration_still_names_its_attachment() {
     let calls = plugin.calls();
     assert_eq!(calls.len(), 5);
     assert_eq!(calls[0], r#"del_unreadable c1:net1 Some("/run/netns/no-such-namespace") 6"#);
-    let error = plugin.fail(&env("DEL"), &conf("9.9.9"));
-    assert_eq!(error.code, Code::INCOMPATIBLE_VERSION);
+    // So does one of a version that the plugin does not know (any more); what it answers is the plugin's choice.
+    assert_eq!(plugin.run(&env("DEL"), &conf("9.9.9")).0, 0);
+    assert_eq!(plugin.calls()[0], r#"del_unreadable c1:net1 Some("/run/netns/no-such-namespace") 1"#);
 }
 
 #[test]

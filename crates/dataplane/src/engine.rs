@@ -126,6 +126,16 @@ impl Engine {
         self.0.ask(tunnel, |reply| Command::Stats { id: tunnel, reply })
     }
 
+    /// The tunnels that lost a descriptor and move no packets any more, until they are removed and added again. One
+    /// question to each worker, however many tunnels there are.
+    #[must_use]
+    pub fn broken(&self) -> Vec<TunnelId> {
+        let workers = self.0.state().workers.len();
+        // A worker that is gone has no tunnels.
+        let answers = (0..workers).map(|worker| self.0.ask_worker(worker, |reply| Command::Broken { reply }));
+        answers.flat_map(Result::unwrap_or_default).collect()
+    }
+
     /// Adds a peer to a running tunnel.
     ///
     /// # Errors

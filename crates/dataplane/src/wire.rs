@@ -46,8 +46,6 @@ pub const VNET_HEADER_BYTES: usize = 12;
 
 /// The socket's filter cuts a datagram to this length when its outer UDP checksum is zero.
 pub const ZERO_CHECKSUM_BYTES: usize = 1;
-/// The socket's filter cuts a datagram to this length when it is shorter than the header.
-pub const RUNT_BYTES: usize = 0;
 /// Flag of DATA: the inner TCP or UDP checksum covers the pseudo header only.
 pub const FLAG_PARTIAL_CHECKSUM: u8 = 0b0000_1000;
 const FLAG_RESERVED: u8 = 0b0000_0001;

@@ -14,6 +14,7 @@ use nix::{
 use std::{
     collections::{BTreeSet, HashMap},
     os::fd::{AsFd, OwnedFd},
+    process,
     sync::{
         Arc,
         mpsc::{Receiver, Sender, TryRecvError},
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     Add { id: TunnelId, core: Box<Core>, tun: OwnedFd, udp: OwnedFd, reply: Sender<Result<()>> },
     Remove { id: TunnelId, reply: Sender<Result<()>> },
     Stats { id: TunnelId, reply: Sender<Result<TunnelStats>> },
+    Broken { reply: Sender<Result<Vec<TunnelId>>> },
     AddPeer { id: TunnelId, peer: PeerConfig, reply: Sender<Result<()>> },
     ChangePeer { id: TunnelId, peer: PeerConfig, reply: Sender<Result<()>> },
     RemovePeer { id: TunnelId, peer: PeerId, reply: Sender<Result<()>> },
@@ -57,7 +59,7 @@ impl Worker {
         Ok(Self { epoll, wake, commands, tunnels: HashMap::new(), timers: BTreeSet::new(), buffers: Buffers::new() })
     }
 
-    /// Runs until the other end of the command queue is gone.
+    /// Runs until the other end of the command queue is gone. Aborts the process when it cannot wait for packets.
     pub(crate) fn run(mut self) {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
@@ -65,8 +67,9 @@ impl Worker {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(errno) => {
-                    tracing::error!(%errno, "epoll refuses to wait; this worker's tunnels stop");
-                    return;
+                    // Ending alone would leave this thread's tunnels to nobody, and nobody would know.
+                    tracing::error!(%errno, "epoll refuses to wait, so that no packet would pass any more; this process ends");
+                    process::abort();
                 }
             };
             let mut commanded = false;
@@ -140,6 +143,14 @@ impl Worker {
             }
             Command::Stats { id, reply } => {
                 let _ = reply.send(self.tunnel(id).map(|tunnel| tunnel.stats(now)));
+            }
+            Command::Broken { reply } => {
+                let whole = |tunnel: &Attached| {
+                    let stats = tunnel.stats(now);
+                    stats.tun_attached && stats.udp_attached
+                };
+                let broken = self.tunnels.iter().filter(|(_, tunnel)| !whole(tunnel)).map(|(id, _)| *id);
+                let _ = reply.send(Ok(broken.collect()));
             }
             Command::AddPeer { id, peer, reply } => {
                 let _ = reply.send(self.change(id, |core| core.add_peer(peer, now)));

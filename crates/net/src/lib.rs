@@ -12,6 +12,8 @@
 
 pub mod address;
 pub mod announce;
+#[expect(unsafe_code, reason = "a socket option without a safe wrapper in nix or socket2")]
+mod cookie;
 pub mod error;
 mod frame;
 pub mod link;

@@ -20,7 +20,7 @@ use nix::{
 use socket2::SockRef;
 
 use crate::{
-    Error, Netns, Result,
+    Error, Netns, Result, cookie,
     frame::{Content, Refusal, frames},
 };
 
@@ -68,6 +68,14 @@ impl Netlink {
     #[must_use]
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    /// The kernel's own number of the namespace, which it gives to no other until the node restarts (`SO_NETNS_COOKIE`,
+    /// `net/core/sock.c`). `None` on kernels before 5.14.
+    #[must_use]
+    pub fn netns_cookie(&self) -> Option<u64> {
+        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        cookie::of_namespace(channel.socket.as_raw_fd())
     }
 
     /// A request that is answered by success or refusal.

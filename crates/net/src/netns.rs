@@ -1,6 +1,7 @@
 //! Network namespaces: opened, identified, entered and found.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions},
     io,
     marker::PhantomData,
@@ -31,7 +32,8 @@ mod ioctl {
 
 /// What identifies a network namespace for as long as it lives: its inode on the nsfs file system.
 ///
-/// The kernel may give the number of a dead namespace to a new one.
+/// The kernel gives the number of a dead namespace to a new one, often at once. Who must know for certain compares the
+/// [cookie](crate::Netlink::netns_cookie) too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NetnsId {
     /// Device number of nsfs.
@@ -144,6 +146,16 @@ impl Netns {
         let mut pids: Vec<i32> = processes()?.filter(|pid| id_at(&proc_path(*pid)) == Some(id)).collect();
         pids.sort_unstable();
         Ok(pids)
+    }
+
+    /// Every namespace that some process's (first thread) lives in.
+    ///
+    /// Processes that end during the scan, or that may not be looked at, are left out.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be listed.
+    pub fn inhabited() -> Result<HashSet<NetnsId>> {
+        Ok(processes()?.filter_map(|pid| id_at(&proc_path(pid))).collect())
     }
 
     /// Opens the namespace `id` through a process that lives in it; `None` when there is none.

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+
 use crate::{
     AttachmentId, Error, Record, Result, frame,
     protocol::{Envelope, PROTOCOL_VERSION, Request, Response, SOCKET_NAME, TunnelStatus},
@@ -14,6 +16,8 @@ use crate::{
 
 /// How long the agent may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a DEL waits for an agent that hangs: it goes on without it.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Speaks to the agent of one run directory.
 #[derive(Debug, Clone)]
@@ -86,9 +90,8 @@ impl Client {
 
     fn exchange(&self, action: &str, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<Response> {
         let unreachable = |source: io::Error| Error::AgentUnreachable { socket: self.socket.clone(), source };
-        let stream = UnixStream::connect(&self.socket).map_err(unreachable)?;
-        stream.set_read_timeout(Some(TIMEOUT)).map_err(unreachable)?;
-        stream.set_write_timeout(Some(TIMEOUT)).map_err(unreachable)?;
+        let timeout = if matches!(request, Request::Detach { .. }) { DETACH_TIMEOUT } else { TIMEOUT };
+        let stream = connect(&self.socket, timeout).map_err(unreachable)?;
         let envelope = Envelope { version: PROTOCOL_VERSION, request };
         frame::send(&stream, &envelope, descriptors).map_err(unreachable)?;
         match frame::receive::<Response>(&stream) {
@@ -104,4 +107,14 @@ impl Client {
     fn unexpected(&self, response: &Response) -> Error {
         Error::AgentAnswer { socket: self.socket.clone(), problem: format!("it answered {response:?}") }
     }
+}
+
+/// A connection whose making, too, takes no longer than `timeout`: with a full backlog the kernel waits as a sender does.
+fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let stream = UnixStream::from(socket);
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(path)?)?;
+    Ok(stream)
 }

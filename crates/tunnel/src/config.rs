@@ -167,7 +167,8 @@ impl Config {
         let encryption = self.encryption()?;
         self.refuse_unsupported()?;
         let device = self.device.as_deref().map(|text| interface("device", text)).transpose()?;
-        let local = self.local_address()?;
+        let local =
+            self.local.as_deref().map(|text| parse::local_endpoint("local", text, DEFAULT_UDP_PORT)).transpose()?;
         let peers = self.peer_list()?;
         refuse_mixed_families(&peers)?;
         refuse_shared_networks(&peers)?;
@@ -243,7 +244,7 @@ impl Config {
                 return Err(Error::invalid(
                     "underlay",
                     other,
-                    "is possible only with encryption",
+                    "is not supported by this version (\"host\" needs encryption)",
                     "write \"pod\", or leave underlay out",
                 ));
             }
@@ -281,13 +282,6 @@ impl Config {
             ));
         }
         Ok(())
-    }
-
-    /// The outer source; an unspecified address keeps only the port.
-    fn local_address(&self) -> Result<Option<std::net::SocketAddr>> {
-        let Some(text) = self.local.as_deref() else { return Ok(None) };
-        let local = parse::remote_endpoint("local", text, DEFAULT_UDP_PORT)?;
-        Ok(Some(local))
     }
 
     fn peer_list(&self) -> Result<Vec<IntentPeer>> {

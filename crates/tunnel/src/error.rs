@@ -38,10 +38,7 @@ pub enum Error {
         problem: String,
     },
     /// The agent did not answer at all.
-    #[error(
-        "cannot reach the agent at {}: {source}; start it (systemctl start aditd) or set ADIT_RUN_DIR to the agent's run directory",
-        socket.display()
-    )]
+    #[error("cannot reach the agent at {}: {source}; {}", socket.display(), remedy(source))]
     AgentUnreachable {
         /// The socket that was tried.
         socket: PathBuf,
@@ -82,6 +79,18 @@ pub enum Error {
         /// The decoder's words.
         problem: String,
     },
+}
+
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "only root may speak to it: run this as root",
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            "it did not answer in time: look into its log (journalctl -u aditd), then try again"
+        }
+        _ => {
+            "start it (systemctl start aditd), or set ADIT_RUN_DIR to the run directory of the one that runs, then try again"
+        }
+    }
 }
 
 impl Error {

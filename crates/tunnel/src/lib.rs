@@ -5,7 +5,7 @@
 //! The way of a configuration:
 //!
 //! ```text
-//! stdin of the plugin --Config::effective--> Config --Config::validate--> Intent
+//! stdin of the plugin --Effective::read--> Config --Config::validate--> Intent
 //!                                                     + facts of the pod --Intent::resolve--> Spec
 //! Spec + attachment + namespace = Record --Client::attach (with two descriptors)--> agent
 //! ```

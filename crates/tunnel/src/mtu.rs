@@ -62,7 +62,10 @@ pub fn check_ipv6_floor(mtu_bytes: u16, has_ipv6: bool) -> Result<()> {
             "mtu",
             mtu_bytes,
             "is below what IPv6 needs inside the tunnel",
-            format!("write at least {FLOOR_WITH_IPV6_BYTES} or give the tunnel no IPv6 address or route"),
+            format!(
+                "give the tunnel at least {FLOOR_WITH_IPV6_BYTES} (by \"mtu\", or by an outer interface that leaves as much), \
+                 or no IPv6 address or route"
+            ),
         ));
     }
     Ok(())

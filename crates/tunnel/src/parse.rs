@@ -1,7 +1,7 @@
 //! Addresses, endpoints, networks and durations as users write them.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -35,27 +35,47 @@ pub fn endpoint(key: &str, text: &str, default_port: u16) -> Result<SocketAddr> 
     }
 }
 
-/// An endpoint that a datagram can be sent to: not unspecified, multicast, broadcast, loopback or link-local.
+/// The endpoint of a peer: one that a datagram can be sent to.
 ///
 /// # Errors
-/// As [`endpoint`], and for such an address.
+/// As [`endpoint`], and for an address that is unspecified, multicast, broadcast, loopback or link-local.
 pub fn remote_endpoint(key: &str, text: &str, default_port: u16) -> Result<SocketAddr> {
     let parsed = endpoint(key, text, default_port)?;
-    let problem = match parsed.ip() {
+    match not_of_one_host(parsed.ip()) {
+        Some(problem) => {
+            Err(Error::invalid(key, text, problem, "write the unicast address of the peer pod's outer interface"))
+        }
+        None => Ok(parsed),
+    }
+}
+
+/// This end's own endpoint; an unspecified address (`0.0.0.0:6091`, `[::]:6091`) names only the port.
+///
+/// # Errors
+/// As [`remote_endpoint`], but for the unspecified address.
+pub fn local_endpoint(key: &str, text: &str, default_port: u16) -> Result<SocketAddr> {
+    let parsed = endpoint(key, text, default_port)?;
+    match not_of_one_host(parsed.ip()).filter(|_| !parsed.ip().is_unspecified()) {
+        Some(problem) => Err(Error::invalid(
+            key,
+            text,
+            problem,
+            "write an address of the pod's own outer interface, or 0.0.0.0:port or [::]:port for the port alone",
+        )),
+        None => Ok(parsed),
+    }
+}
+
+fn not_of_one_host(address: IpAddr) -> Option<&'static str> {
+    match address {
         ip if ip.is_unspecified() => Some("is the unspecified address"),
         ip if ip.is_multicast() => Some("is a multicast address"),
         ip if ip.is_loopback() => Some("is a loopback address, which never leaves the pod"),
         IpAddr::V4(v4) if v4.is_broadcast() => Some("is the broadcast address"),
         IpAddr::V4(v4) if v4.is_link_local() => Some("is a link-local address"),
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("is a link-local address"),
-        IpAddr::V6(v6) if is_v4_mapped(v6) => Some("is an IPv4-mapped address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("is an IPv4-mapped address"),
         _ => None,
-    };
-    match problem {
-        Some(problem) => {
-            Err(Error::invalid(key, text, problem, "write the unicast address of the peer pod's outer interface"))
-        }
-        None => Ok(parsed),
     }
 }
 
@@ -92,10 +112,6 @@ pub fn duration(key: &str, text: &str) -> Result<Duration> {
     parsed.filter(|d| !d.is_zero()).ok_or_else(|| {
         Error::invalid(key, text, "is not a duration", "write a whole number and a unit: 200ms, 25s or 2m")
     })
-}
-
-fn is_v4_mapped(address: Ipv6Addr) -> bool {
-    address.to_ipv4_mapped().is_some()
 }
 
 #[cfg(test)]
@@ -138,6 +154,8 @@ mod tests {
             "::ffff:10.0.0.1",
         ] {
             assert!(remote_endpoint("remote", text, 6090).is_err(), "{text}");
+            let is_unspecified = ["0.0.0.0", "::"].contains(&text);
+            assert_eq!(local_endpoint("local", text, 6090).is_ok(), is_unspecified, "{text}");
         }
     }
 

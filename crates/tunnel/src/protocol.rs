@@ -136,7 +136,17 @@ impl TunnelStatus {
     /// The state in one word: `up` once every peer has answered, `waiting` while one has not, `down` when nothing carries it.
     #[must_use]
     pub fn state(&self) -> &'static str {
-        match (self.carried, self.peers.iter().all(|peer| peer.established)) {
+        self.word(self.peers.iter().all(|peer| peer.established))
+    }
+
+    /// The same for one of its peers.
+    #[must_use]
+    pub fn peer_state(&self, peer: &PeerStatus) -> &'static str {
+        self.word(peer.established)
+    }
+
+    const fn word(&self, established: bool) -> &'static str {
+        match (self.carried, established) {
             (false, _) => "down",
             (true, true) => "up",
             (true, false) => "waiting",

@@ -1,6 +1,6 @@
 //! What the node remembers of one tunnel: enough to carry it again after any crash, and to remove it after any loss.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use adit_net::{IfName, NetnsId};
 use ipnetwork::IpNetwork;
@@ -74,6 +74,33 @@ pub struct NetnsRef {
     pub path: PathBuf,
     /// Device and inode of what it named at ADD.
     pub id: NetnsId,
+    /// The kernel's cookie of it: inode numbers are used again, cookies are not. Absent on kernels before 5.14.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cookie: Option<u64>,
+}
+
+impl NetnsRef {
+    /// Whether a namespace with this identity and this cookie is the recorded one, as far as the kernel can tell.
+    #[must_use]
+    pub fn is(&self, id: NetnsId, cookie: Option<u64>) -> bool {
+        self.id == id && self.cookie.zip(cookie).is_none_or(|(recorded, found)| recorded == found)
+    }
+}
+
+/// A route into the tunnel, as ADD made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRef {
+    /// Its destination.
+    pub destination: IpNetwork,
+    /// Its next hop, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gateway: Option<IpAddr>,
+    /// Its metric, where it was chosen.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub priority: Option<u32>,
+    /// Its table; absent for the main one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub table: Option<u32>,
 }
 
 /// One tunnel of this node.
@@ -98,8 +125,8 @@ pub struct Record {
     pub spec: Spec,
     /// Addresses on the tunnel's interface, with their prefixes.
     pub addresses: Vec<IpNetwork>,
-    /// Destinations routed into it.
-    pub routes: Vec<IpNetwork>,
+    /// Routes into it.
+    pub routes: Vec<RouteRef>,
     /// The next incarnation's epoch must be larger than this; see the handshake.
     pub epoch_floor: u64,
 }

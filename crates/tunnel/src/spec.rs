@@ -171,45 +171,10 @@ impl Intent {
             return Err(Error::Missing { key: "remote".into(), remedy: "write the outer address of the peer".into() });
         };
         let local = match self.local {
-            Some(local) => {
-                if local.is_ipv6() != first.endpoint.is_ipv6() {
-                    return Err(Error::invalid(
-                        "local",
-                        local,
-                        format!("is of another address family than {} {}", first.key, first.endpoint),
-                        "write both as IPv4 or both as IPv6",
-                    ));
-                }
-                if !device.addresses.iter().any(|network| network.ip() == local.ip()) {
-                    return Err(Error::invalid(
-                        "local",
-                        local,
-                        format!("is no address of {}", device.name),
-                        format!("write one of {}, or leave local out", list(&device.addresses)),
-                    ));
-                }
-                local
-            }
-            None => {
-                let family = |network: &&IpNetwork| {
-                    network.is_ipv6() == first.endpoint.is_ipv6() && !is_link_local(network.ip())
-                };
-                let found = device.addresses.iter().find(family).ok_or_else(|| {
-                    Error::invalid(
-                        &first.key,
-                        first.endpoint,
-                        format!(
-                            "is of another address family than {}, which has {}",
-                            device.name,
-                            list(&device.addresses)
-                        ),
-                        format!(
-                            "give {} an address of that family, or write the peer's address of the other one",
-                            device.name
-                        ),
-                    )
-                })?;
-                SocketAddr::new(found.ip(), DEFAULT_UDP_PORT)
+            Some(local) if !local.ip().is_unspecified() => Self::own_address(local, first, device)?,
+            port_alone => {
+                let port = port_alone.map_or(DEFAULT_UDP_PORT, |local| local.port());
+                SocketAddr::new(Self::first_address(first, device)?, port)
             }
         };
         match self.peers.iter().find(|peer| device.addresses.iter().any(|own| own.ip() == peer.endpoint.ip())) {
@@ -221,6 +186,41 @@ impl Intent {
             )),
             None => Ok(local),
         }
+    }
+
+    fn own_address(local: SocketAddr, first: &IntentPeer, device: &Device) -> Result<SocketAddr> {
+        if local.is_ipv6() != first.endpoint.is_ipv6() {
+            return Err(Error::invalid(
+                "local",
+                local,
+                format!("is of another address family than {} {}", first.key, first.endpoint),
+                "write both as IPv4 or both as IPv6",
+            ));
+        }
+        if !device.addresses.iter().any(|network| network.ip() == local.ip()) {
+            return Err(Error::invalid(
+                "local",
+                local,
+                format!("is no address of {}", device.name),
+                format!("write one of {}, or leave local out", list(&device.addresses)),
+            ));
+        }
+        Ok(local)
+    }
+
+    fn first_address(first: &IntentPeer, device: &Device) -> Result<IpAddr> {
+        let usable =
+            |network: &&IpNetwork| network.is_ipv6() == first.endpoint.is_ipv6() && !is_link_local(network.ip());
+        let found = device.addresses.iter().find(usable).map(|network| network.ip());
+        found.ok_or_else(|| {
+            let Device { name, addresses, .. } = device;
+            Error::invalid(
+                &first.key,
+                first.endpoint,
+                format!("is of another address family than {name}, which has {}", list(addresses)),
+                format!("give {name} an address of that family, or write the peer's address of the other one"),
+            )
+        })
     }
 
     /// The tunnel, given its outer interface and the route that the kernel found to each peer from `local`, in order.
@@ -339,6 +339,17 @@ mod tests {
     fn the_local_address_is_the_first_of_the_peers_family() {
         assert_eq!(plain("10.20.1.200").local_on(&net1()).unwrap().to_string(), "10.10.1.200:6090");
         assert_eq!(plain("fd10:20:1::c8").local_on(&net1()).unwrap().to_string(), "[fd10:10:1::c8]:6090");
+    }
+
+    #[test]
+    fn a_port_alone_keeps_the_devices_address() {
+        let local = |text: &str| {
+            let value = json!({"encap": "udp", "encryption": "none", "remote": "10.20.1.200", "local": text});
+            intent(value).local_on(&net1()).unwrap().to_string()
+        };
+        assert_eq!(local("0.0.0.0:6091"), "10.10.1.200:6091");
+        assert_eq!(local("[::]:6092"), "10.10.1.200:6092");
+        assert_eq!(local("10.10.1.200"), "10.10.1.200:6090");
     }
 
     #[test]

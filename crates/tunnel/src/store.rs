@@ -49,6 +49,12 @@ impl Store {
         self.directory.join(attachment.file_name())
     }
 
+    /// Whether there is a file for this attachment, readable or not. Yes, too, when that cannot be told.
+    #[must_use]
+    pub fn has(&self, attachment: &AttachmentId) -> bool {
+        !matches!(self.path(attachment).symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Makes the directory, for root alone.
     ///
     /// # Errors
@@ -128,20 +134,20 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what writers left that were killed longer than `age` ago.
-    ///
-    /// # Errors
-    /// The directory cannot be listed, or a file not be removed.
-    pub fn sweep(&self, age: Duration) -> Result<()> {
-        for path in self.files(|name| name.starts_with('.'))? {
-            let written = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
-            if written.and_then(|at| at.elapsed().ok()).is_some_and(|since| since > age) {
-                remove_file(&path)?;
-            }
+    /// Removes what writers left that were killed longer than `age` ago; returns what stood in the way.
+    #[must_use]
+    pub fn sweep(&self, age: Duration) -> Vec<Error> {
+        let is_old = |path: &PathBuf| {
+            let written = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok();
+            written.and_then(|at| at.elapsed().ok()).is_some_and(|since| since > age)
+        };
+        match self.files(|name| name.starts_with('.')) {
+            Ok(paths) => paths.iter().filter(|path| is_old(path)).filter_map(|path| remove_file(path).err()).collect(),
+            Err(error) => vec![error],
         }
-        Ok(())
     }
 
+    /// The directory's entries with a `wanted` name. A hidden directory is nobody's: writers leave files.
     fn files(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -151,7 +157,10 @@ impl Store {
         let mut paths = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|source| storage("list", &self.directory, source))?;
-            if entry.file_name().to_str().is_some_and(&wanted) {
+            let name = entry.file_name();
+            let is_hidden_directory =
+                || name.as_encoded_bytes().starts_with(b".") && entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if name.to_str().is_some_and(&wanted) && !is_hidden_directory() {
                 paths.push(entry.path());
             }
         }
@@ -169,12 +178,13 @@ fn write_whole(path: &Path, record: &Record) -> io::Result<()> {
 }
 
 fn read_file(path: &Path) -> Result<Option<Record>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
+    let bad = |problem: String| Error::BadRecord { path: path.to_owned(), problem };
+    let bytes = match read_regular(path) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Err(bad("it is no regular file".into())),
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(storage("read", path, source)),
     };
-    let bad = |problem: String| Error::BadRecord { path: path.to_owned(), problem };
     let record: Record = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
     if record.version != RECORD_VERSION {
         return Err(bad(format!("version {} is not {RECORD_VERSION}", record.version)));
@@ -183,6 +193,11 @@ fn read_file(path: &Path) -> Result<Option<Record>> {
         return Err(bad(format!("it describes {}", record.attachment)));
     }
     Ok(Some(record))
+}
+
+/// The bytes of a regular file; `None` for anything else, which could keep the reader waiting for ever.
+fn read_regular(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    if fs::metadata(path)?.is_file() { fs::read(path).map(Some) } else { Ok(None) }
 }
 
 fn remove_file(path: &Path) -> Result<()> {
@@ -216,7 +231,7 @@ mod tests {
             network: "n".into(),
             pod: Pod::default(),
             state: State::Attached,
-            netns: NetnsRef { path: "/run/netns/x".into(), id: NetnsId { dev: 4, inode: 5 } },
+            netns: NetnsRef { path: "/run/netns/x".into(), id: NetnsId { dev: 4, inode: 5 }, cookie: Some(6) },
             spec: Spec {
                 if_name: if_name.parse().unwrap(),
                 encap: Encap::Udp,
@@ -231,7 +246,7 @@ mod tests {
                 }],
             },
             addresses: vec!["10.4.0.1/32".parse().unwrap()],
-            routes: vec!["10.4.0.2/32".parse().unwrap()],
+            routes: vec![],
             epoch_floor: 0,
         }
     }
@@ -265,9 +280,9 @@ mod tests {
         fs::write(store.path(&whole.attachment), "{\"version\":1,").unwrap();
         let killed = store.directory().join(".c1:net1:tun.json.77");
         fs::write(&killed, "half").unwrap();
-        store.sweep(Duration::from_secs(3600)).unwrap();
+        assert!(store.sweep(Duration::from_secs(3600)).is_empty());
         assert!(killed.exists(), "its writer may still be at work");
-        store.sweep(Duration::ZERO).unwrap();
+        assert!(store.sweep(Duration::ZERO).is_empty());
         assert!(!killed.exists());
         fs::write(&killed, "half").unwrap();
         assert!(matches!(store.list().unwrap()[0], Err(Error::BadRecord { .. })));
@@ -279,5 +294,29 @@ mod tests {
         assert!(store.list().unwrap()[0].as_ref().unwrap_err().to_string().contains("it describes c1:net1:tun"));
         store.remove_interface("c9", "net1").unwrap();
         assert!(store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_regular_files_are_read_and_hidden_directories_are_nobodys() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        let whole = record("c1", "tun");
+        store.write(&whole).unwrap();
+        let fifo = store.directory().join("c0:net1:tun.json");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        fs::create_dir(store.directory().join("c2:net1:tun.json")).unwrap();
+        let hidden = store.directory().join(".c1:net1:tun.json.77");
+        fs::create_dir(&hidden).unwrap();
+        let listed = store.list().unwrap();
+        assert_eq!(listed.iter().flatten().collect::<Vec<_>>(), [&whole]);
+        for read in [&listed[0], &listed[2]] {
+            assert!(read.as_ref().unwrap_err().to_string().contains("it is no regular file"), "{read:?}");
+        }
+        assert!(store.sweep(Duration::ZERO).is_empty());
+        assert!(store.has(&whole.attachment) && hidden.exists());
+        store.remove(&whole.attachment).unwrap();
+        assert!(!store.has(&whole.attachment) && hidden.exists());
+        store.remove_interface("c0", "net1").unwrap();
+        assert!(!fifo.exists());
     }
 }

@@ -4,23 +4,32 @@ use adit_cni::{CniResult, Code, Delegate, Error};
 
 use crate::Undo;
 
+/// How the annotation asks for an address of the interface that Multus attaches.
+pub const IPS_OF_THE_ANNOTATION: &str = r#""ips": ["10.1.1.2/24"]"#;
+
 /// Asks `plugin` for addresses. Its DEL is pushed before the call, because a plugin that fails may have reserved some.
 ///
 /// # Errors
-/// The plugin's own error; [`Code::INVALID_CONFIG`] when it gives no address.
-pub fn add<'a>(delegate: &'a Delegate, plugin: &'a str, undo: &mut Undo<'a>) -> Result<CniResult, Error> {
+/// The plugin's own error; [`Code::INVALID_CONFIG`] when it gives no address, with `annotation` as the way in which the
+/// pod's network annotation would ask for one.
+pub fn add<'a>(
+    delegate: &'a Delegate,
+    plugin: &'a str,
+    undo: &mut Undo<'a>,
+    annotation: &str,
+) -> Result<CniResult, Error> {
     delegate.find(plugin)?;
     undo.push(format!("IPAM plugin {plugin} DEL"), move || delegate.del(plugin));
     let result = delegate.add(plugin)?;
     if result.ips.is_empty() {
-        return Err(missing_addresses(plugin));
+        return Err(missing_addresses(plugin, annotation));
     }
     Ok(result)
 }
 
-fn missing_addresses(plugin: &str) -> Error {
+fn missing_addresses(plugin: &str, annotation: &str) -> Error {
     Error::new(Code::INVALID_CONFIG, "IPAM plugin returned missing IP config").with_details(format!(
         "{plugin} was given no address: set ipam.addresses, or ask for one in the pod's network annotation \
-         (\"ips\": [\"10.1.1.2/24\"], as a list and with its prefix length)"
+         ({annotation}, as a list and with its prefix length)"
     ))
 }

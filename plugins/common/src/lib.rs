@@ -18,6 +18,7 @@ mod error;
 mod identity;
 mod interface;
 pub mod ipam;
+mod log;
 mod pod;
 mod undo;
 
@@ -25,5 +26,6 @@ pub use convert::{PlannedRoute, addresses, fill_gateways, first_gateway, planned
 pub use error::net_error;
 pub use identity::Identity;
 pub use interface::{DuplicateAddressDetection, InterfaceSpec, InterfaceStep, check_ipv6_mtu, configure_interface};
-pub use pod::{announce_addresses, existing_link, open_pod, warn};
+pub use log::main;
+pub use pod::{announce_addresses, existing_link, open_pod};
 pub use undo::{Undo, collected, transaction};

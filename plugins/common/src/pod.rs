@@ -1,6 +1,5 @@
 //! The pod's namespace and the link in it.
 
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -33,12 +32,6 @@ pub fn existing_link(netlink: &Netlink, name: &str) -> Result<Link, Error> {
 pub fn announce_addresses(pod: &Netns, link: &Link, addresses: &[IpAddr]) {
     let Some(mac) = link.mac else { return };
     if let Err(error) = adit_net::announce(pod, &link.name, mac, addresses) {
-        warn(&error.to_string());
+        tracing::warn!("{error}");
     }
-}
-
-/// Says on stderr what did not go well but does not fail the call. stdout belongs to the result.
-pub fn warn(text: &str) {
-    // Nobody is left to tell when stderr is closed.
-    let _ = writeln!(std::io::stderr(), "warning: {text}");
 }

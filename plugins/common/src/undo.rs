@@ -57,7 +57,7 @@ impl<'a> Undo<'a> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         for failure in self.run() {
-            crate::warn(&failure.to_string());
+            tracing::warn!("{failure}");
         }
     }
 }

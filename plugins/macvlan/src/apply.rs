@@ -62,7 +62,10 @@ impl<'a, 'u> Attach<'a, 'u> {
 
     /// Applies `steps` in their order.
     pub(crate) fn run(&mut self, steps: &[Step]) -> Result<(), Error> {
-        steps.iter().try_for_each(|step| self.apply(step))
+        steps.iter().try_for_each(|step| {
+            tracing::debug!(%step);
+            self.apply(step)
+        })
     }
 
     fn apply(&mut self, step: &Step) -> Result<(), Error> {
@@ -88,7 +91,7 @@ impl<'a, 'u> Attach<'a, 'u> {
     /// Addresses from the IPAM plugin; none on layer 2.
     pub(crate) fn request_addresses(&mut self) -> Result<CniResult, Error> {
         match &self.network.ipam {
-            Some(plugin) => ipam::add(&self.call.delegate, plugin, self.undo),
+            Some(plugin) => ipam::add(&self.call.delegate, plugin, self.undo, ipam::IPS_OF_THE_ANNOTATION),
             None => Ok(CniResult::default()),
         }
     }

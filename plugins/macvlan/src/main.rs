@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    adit_cni::main(&adit_macvlan::Macvlan)
+    adit_plugin::main(&adit_macvlan::Macvlan)
 }

@@ -15,21 +15,37 @@ use crate::{
 
 /// Applies every step of `plan` in the pod of `underlay`.
 ///
-/// The record is written before anything else and finds everything that later steps make, so one undo takes all of it back.
-///
 /// # Errors
 /// The first step that fails, naming the tunnel.
 pub fn apply<'a>(plan: &Plan, underlay: &Underlay, tun: &'a Tun, undo: &mut Undo<'a>) -> Result<(), Error> {
-    let (attachment, netns) = (plan.record.attachment.clone(), plan.record.netns.path.clone());
-    undo.push(format!("remove tunnel {attachment}"), move || tun.remover().remove(&attachment, Some(&netns)));
     let mut opened = Opened::default();
     for step in &plan.steps {
+        tracing::debug!(tunnel = %plan.record.attachment, %step);
+        push_undo(step, plan, tun, undo);
         apply_step(step, plan, underlay, tun, &mut opened).map_err(|error| {
             Error::new(error.code, format!("{} {step}: {}", plan.record.spec.if_name, error.msg))
                 .with_details(error.details)
         })?;
     }
     Ok(())
+}
+
+/// How a step is taken back, also when it fails half way. An interface is ours to delete only once we have made it.
+fn push_undo<'a>(step: &Step, plan: &Plan, tun: &'a Tun, undo: &mut Undo<'a>) {
+    let attachment = plan.record.attachment.clone();
+    match step {
+        Step::WriteRecord => {
+            undo.push(format!("remove the record of {attachment}"), move || {
+                tun.store.remove(&attachment).map_err(tunnel_error)
+            });
+        }
+        // The step after the interface was made.
+        Step::ShapeLink { .. } => {
+            let netns = plan.record.netns.path.clone();
+            undo.push(format!("remove tunnel {attachment}"), move || tun.remover().remove(&attachment, Some(&netns)));
+        }
+        Step::CreateTun | Step::Configure(_) | Step::OpenSocket | Step::HandOver => {}
+    }
 }
 
 /// Descriptors on their way to the agent.
@@ -56,7 +72,7 @@ fn apply_step(step: &Step, plan: &Plan, underlay: &Underlay, tun: &Tun, opened: 
         }
         Step::OpenSocket => {
             let socket = UdpSpec { local: spec.local, device: &spec.device };
-            opened.udp = Some(in_pod(underlay, || open_udp(&socket)).map_err(name_the_key)?);
+            opened.udp = Some(underlay.netns.run(|| open_udp(&socket)).map_err(net_error)?.map_err(socket_error)?);
             Ok(())
         }
         Step::HandOver => match (&opened.tun, &opened.udp) {
@@ -79,8 +95,14 @@ fn link(underlay: &Underlay, plan: &Plan) -> Result<adit_net::Link, Error> {
     })
 }
 
-/// A port that is taken is a matter of the key `local`.
-fn name_the_key(error: Error) -> Error {
-    let remedy = "two tunnels of one pod need different ports: write \"local\" as address:port in one of them";
-    if error.msg.contains("port taken") { error.with_details(remedy) } else { error }
+/// A port that is taken is a matter of the configuration: two tunnels of one pod.
+fn socket_error(error: adit_net::Error) -> Error {
+    match &error {
+        adit_net::Error::PortTaken { local, .. } => {
+            Error::new(Code::INVALID_CONFIG, format!("local: {local} is taken in this pod: {error}")).with_details(
+                "two tunnels of one pod need different ports: write \"local\" as address:port in one of them",
+            )
+        }
+        _ => net_error(error),
+    }
 }

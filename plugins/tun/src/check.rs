@@ -1,7 +1,7 @@
 //! CHECK: what the node can see for itself. Whether the peer is there is another question: it may not exist yet.
 
 use adit_cni::{Call, CniResult, Code, Error};
-use adit_net::{LinkKind, Netlink};
+use adit_net::{LinkKind, Netlink, Route};
 use adit_plugin::{check, net_error, open_pod};
 use adit_tunnel::{AttachmentId, Config, State};
 
@@ -24,14 +24,14 @@ pub fn local_truth(
     let link = check::link(&netlink, interface, &LinkKind::Tun)?;
     check::addresses(&netlink, &link, previous, index)?;
 
-    let record = tun.store.read(attachment).map_err(tunnel_error)?.filter(|record| record.state == State::Attached);
-    let Some(record) = record else {
-        return Err(check::mismatch(format!(
-            "tunnel {attachment} has no record in {}",
-            tun.store.directory().display()
-        )));
+    let Some(record) = tun.store.read(attachment).map_err(tunnel_error)? else {
+        let directory = tun.store.directory().display();
+        return Err(check::mismatch(format!("tunnel {attachment} has no record in {directory}")));
     };
-    if record.netns.id != pod.id() {
+    if record.state != State::Attached {
+        return Err(check::mismatch(format!("the ADD of tunnel {attachment} never came to its end")));
+    }
+    if !record.netns.is(pod.id(), netlink.netns_cookie()) {
         return Err(check::mismatch(format!("tunnel {attachment} was made in another namespace than {sandbox}")));
     }
     if link.mtu != u32::from(record.spec.mtu_bytes) {
@@ -40,16 +40,13 @@ pub fn local_truth(
             link.name, link.mtu, record.spec.mtu_bytes
         )));
     }
-    let present = netlink.routes(None).map_err(net_error)?;
-    let lost = record
-        .routes
-        .iter()
-        .find(|wanted| !present.iter().any(|route| route.destination == **wanted && route.device == link.index));
-    if let Some(destination) = lost {
-        return Err(check::mismatch(format!(
-            "Expected Route {destination} dev {} not found in routing table",
-            link.name
-        )));
+    for wanted in &record.routes {
+        let mut route = Route::new(wanted.destination, link.index);
+        (route.gateway, route.priority, route.table) = (wanted.gateway, wanted.priority, wanted.table);
+        if !netlink.routes(wanted.table).map_err(net_error)?.iter().any(|present| present.satisfies(&route)) {
+            let (destination, name) = (wanted.destination, &link.name);
+            return Err(check::mismatch(format!("Expected Route {destination} dev {name} not found in routing table")));
+        }
     }
 
     let status = tun.agent.inspect(attachment).map_err(tunnel_error)?;

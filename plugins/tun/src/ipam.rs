@@ -3,18 +3,25 @@
 //! It is called as for any interface, but with the tunnel's name and the tunnel's addresses: what the runtime says about
 //! the interface below (`IP`, `GATEWAY` and `MAC` in `CNI_ARGS`, `args.cni.ips`, `runtimeConfig.ips`) is not for it.
 
-use adit_cni::{CniArgs, CniResult, Delegate, Error};
+use adit_cni::{Attachment, CniArgs, CniResult, Delegate, Error, GcCall};
 use adit_net::IfName;
 use adit_plugin::Undo;
-use adit_tunnel::Effective;
+use adit_tunnel::{Config, Effective};
 use serde_json::{Map, Value, json};
+
+use crate::error::tunnel_error;
 
 /// Pairs of `CNI_ARGS` that speak of the interface below the tunnel.
 const OF_THE_INTERFACE_BELOW: [&str; 3] = ["IP", "GATEWAY", "MAC"];
 
 /// The address plugin, ready to be called; without one the tunnel gets no address.
-pub struct Child {
-    plugin: Option<(String, Delegate)>,
+pub struct Child(Option<Delegated>);
+
+struct Delegated {
+    plugin: String,
+    delegate: Delegate,
+    /// How the pod's annotation asks for an address of this interface.
+    annotation: String,
 }
 
 impl Child {
@@ -26,31 +33,50 @@ impl Child {
         args: &CniArgs,
         raw: &Map<String, Value>,
     ) -> Result<Self, Error> {
-        let Some(plugin) = effective.config.ipam_plugin() else { return Ok(Self { plugin: None }) };
-        let child = delegate
+        let Some(plugin) = effective.config.ipam_plugin() else { return Ok(Self(None)) };
+        let delegate = delegate
             .with_ifname(&if_name.as_str().parse()?)
             .with_args(&args.without(&OF_THE_INTERFACE_BELOW))
             .with_stdin(stdin(raw, effective.ips.as_deref()));
-        Ok(Self { plugin: Some((plugin.to_owned(), child)) })
+        let annotation = format!(r#""cni-args": {{"{if_name}": {{"ips": ["10.4.0.1/30"]}}}}"#);
+        Ok(Self(Some(Delegated { plugin: plugin.to_owned(), delegate, annotation })))
     }
 
     /// The tunnel's addresses and routes; given back when the ADD fails later.
     pub fn add<'a>(&'a self, undo: &mut Undo<'a>) -> Result<CniResult, Error> {
-        match &self.plugin {
-            Some((plugin, delegate)) => adit_plugin::ipam::add(delegate, plugin, undo),
+        match &self.0 {
+            Some(Delegated { plugin, delegate, annotation }) => {
+                adit_plugin::ipam::add(delegate, plugin, undo, annotation)
+            }
             None => Ok(CniResult::default()),
         }
     }
 
     /// Whether the plugin still stands by them.
     pub fn check(&self) -> Result<(), Error> {
-        self.plugin.as_ref().map_or(Ok(()), |(plugin, delegate)| delegate.check(plugin))
+        self.0.as_ref().map_or(Ok(()), |child| child.delegate.check(&child.plugin))
     }
 
     /// Gives them back.
     pub fn del(&self) -> Result<(), Error> {
-        self.plugin.as_ref().map_or(Ok(()), |(plugin, delegate)| delegate.del(plugin))
+        self.0.as_ref().map_or(Ok(()), |child| child.delegate.del(&child.plugin))
     }
+}
+
+/// Tells the address plugin which attachments are alive.
+///
+/// It knows the tunnel's addresses under the tunnel's own name, and the runtime lists the interface below: with the
+/// runtime's list alone it would free the addresses of every living tunnel.
+pub fn gc(call: &GcCall<Config>, valid: &[Attachment]) -> Result<(), Error> {
+    let Some(plugin) = call.config.ipam_plugin() else { return Ok(()) };
+    let if_name: adit_cni::IfName = call.config.interface_name().map_err(tunnel_error)?.as_str().parse()?;
+    let of_tunnels = valid.iter().map(|known| Attachment { ifname: if_name.clone(), ..known.clone() });
+    let list = json!(valid.iter().cloned().chain(of_tunnels).collect::<Vec<_>>());
+    let mut stdin = call.raw.clone();
+    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+        stdin.insert(key.into(), list.clone());
+    }
+    call.delegate.with_stdin(stdin).gc(plugin)
 }
 
 /// Our own stdin with the tunnel's addresses in place of those of the interface below.

@@ -16,7 +16,7 @@ mod remove;
 use std::path::Path;
 
 use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, GcCall, Interface, Ip, Plugin, Route, StatusCall};
-use adit_plugin::transaction;
+use adit_plugin::{collected, transaction};
 use adit_tunnel::{AttachmentId, Client, Config, Effective, Store, run_dir};
 use apply::apply;
 use error::tunnel_error;
@@ -60,14 +60,15 @@ impl Plugin for Tun {
         let ipam = Child::new(&effective, &spec.if_name, &call.delegate, &call.args, &call.raw)?;
         self.agent.ping().map_err(tunnel_error)?;
 
-        let record = new_record(call, attachment, spec, underlay.netns.id());
+        let record = new_record(call, attachment, spec, &underlay.netlink);
 
-        if leftover {
-            remover.remove(&record.attachment, Some(&call.netns))?;
-        }
         transaction(|undo| {
             let inner = ipam.add(undo)?;
             let plan = Plan::new(record, &underlay.routes, &inner)?;
+            // Only now: an ADD that cannot succeed must not cost what stands.
+            if leftover {
+                remover.remove(&plan.record.attachment, Some(&call.netns))?;
+            }
             apply(&plan, &underlay, self, undo)?;
             Ok(extended(previous.clone(), &plan, &inner))
         })
@@ -89,7 +90,7 @@ impl Plugin for Tun {
         let effective = Effective::read(&call.raw).unwrap_or_else(|_| Effective::without_annotation(&call.config));
         let released = Child::new(&effective, &attachment.if_name, &call.delegate, &call.args, &call.raw)
             .and_then(|ipam| ipam.del());
-        removed.and(released)
+        collected([removed, released].into_iter().filter_map(Result::err).collect())
     }
 
     fn del_unreadable(&self, attachment: &Attachment, netns: Option<&Path>, _why: Error) -> Result<(), Error> {
@@ -99,8 +100,8 @@ impl Plugin for Tun {
     fn gc(&self, call: &GcCall<Config>) -> Result<(), Error> {
         let Some(valid) = &call.valid else { return Ok(()) };
         let removed = self.remover().remove_stale(call.network.as_str(), valid);
-        let forwarded = call.config.ipam_plugin().map_or(Ok(()), |plugin| call.delegate.gc(plugin));
-        removed.and(forwarded)
+        let forwarded = ipam::gc(call, valid);
+        collected([removed, forwarded].into_iter().filter_map(Result::err).collect())
     }
 
     fn status(&self, call: &StatusCall<Config>) -> Result<(), Error> {

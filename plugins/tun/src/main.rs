@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use adit_tun::Tun;
 
 fn main() -> ExitCode {
-    adit_cni::main(&Tun::from_environment())
+    adit_plugin::main(&Tun::from_environment())
 }

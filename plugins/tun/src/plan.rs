@@ -6,11 +6,11 @@ use std::{
 };
 
 use adit_cni::{Call, CniResult, Error};
-use adit_net::NetnsId;
-use adit_plugin::{DuplicateAddressDetection, InterfaceSpec, InterfaceStep, planned_routes};
+use adit_net::{Netlink, route::TABLE_MAIN};
+use adit_plugin::{DuplicateAddressDetection, InterfaceSpec, InterfaceStep, PlannedRoute, planned_routes};
 use adit_tunnel::{
     AttachmentId, Config, Pod, Record, Spec, State,
-    record::{NetnsRef, RECORD_VERSION},
+    record::{NetnsRef, RECORD_VERSION, RouteRef},
     spec::OuterRoute,
 };
 use ipnetwork::IpNetwork;
@@ -44,7 +44,7 @@ pub enum Step {
 }
 
 /// The record of a tunnel that ADD is about to make; its addresses and routes are not known yet.
-pub fn new_record(call: &Call<Config>, attachment: AttachmentId, spec: Spec, netns: NetnsId) -> Record {
+pub fn new_record(call: &Call<Config>, attachment: AttachmentId, spec: Spec, pod: &Netlink) -> Record {
     let named = |key: &str| call.args.get(key).unwrap_or_default().to_owned();
     Record {
         version: RECORD_VERSION,
@@ -53,7 +53,7 @@ pub fn new_record(call: &Call<Config>, attachment: AttachmentId, spec: Spec, net
         network: call.network.to_string(),
         pod: Pod { namespace: named("K8S_POD_NAMESPACE"), name: named("K8S_POD_NAME"), uid: named("K8S_POD_UID") },
         state: State::Adding,
-        netns: NetnsRef { path: call.netns.clone(), id: netns },
+        netns: NetnsRef { path: call.netns.clone(), id: pod.netns().id(), cookie: pod.netns_cookie() },
         spec,
         addresses: Vec::new(),
         routes: Vec::new(),
@@ -73,12 +73,16 @@ impl Plan {
     /// The addresses or routes do not fit the tunnel.
     pub fn new(record: Record, outer: &[OuterRoute], inner: &CniResult) -> Result<Self, Error> {
         let addresses: Vec<IpNetwork> = inner.ips.iter().map(|ip| ip.address).collect();
-        let routes: Vec<IpNetwork> = inner.routes.iter().map(|route| route.dst).collect();
-        record.spec.check_inner(outer, &addresses, &routes).map_err(tunnel_error)?;
+        let planned = planned_routes(inner);
+        // Routes of another table compete with the outer ones only where a rule says so, and then by the user's choice.
+        let competing: Vec<IpNetwork> =
+            planned.iter().filter(|route| is_main(route.table)).map(|route| route.destination).collect();
+        record.spec.check_inner(outer, &addresses, &competing).map_err(tunnel_error)?;
+        let routes = planned.iter().map(recorded).collect();
         let interface = InterfaceSpec {
             name: record.spec.if_name.as_str(),
             addresses: addresses.clone(),
-            routes: planned_routes(inner),
+            routes: planned,
             // Nobody else is on a point-to-point link to have the address.
             dad: DuplicateAddressDetection::Off,
             notify: false,
@@ -93,6 +97,15 @@ impl Plan {
         ];
         Ok(Self { record: Record { addresses, routes, ..record }, steps })
     }
+}
+
+fn is_main(table: Option<u32>) -> bool {
+    table.is_none_or(|table| table == TABLE_MAIN)
+}
+
+fn recorded(route: &PlannedRoute) -> RouteRef {
+    let PlannedRoute { destination, gateway, priority, table, .. } = *route;
+    RouteRef { destination, gateway, priority, table }
 }
 
 impl fmt::Display for Step {
@@ -135,7 +148,7 @@ mod tests {
             network: "ohio".into(),
             pod: Pod::default(),
             state: State::Adding,
-            netns: NetnsRef { path: "/run/netns/p".into(), id: NetnsId { dev: 4, inode: 7 } },
+            netns: NetnsRef { path: "/run/netns/p".into(), id: adit_net::NetnsId { dev: 4, inode: 7 }, cookie: None },
             spec: intent.resolve(&device, local, &[outer()]).unwrap(),
             addresses: vec![],
             routes: vec![],

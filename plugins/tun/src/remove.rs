@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use adit_cni::{Attachment, Code, Error};
+use adit_cni::{Attachment, Error};
 use adit_net::{LinkKind, Netlink, Netns};
-use adit_plugin::{net_error, warn};
+use adit_plugin::{collected, net_error};
 use adit_tunnel::{AttachmentId, Client, Record, Store};
 
 use crate::error::tunnel_error;
@@ -41,10 +41,10 @@ impl Remover<'_> {
         self.detach(attachment);
         if self.has_record(attachment) {
             let record = self.store.read(attachment).unwrap_or_else(|error| {
-                warn(&error.to_string());
+                tracing::warn!("{error}");
                 None
             });
-            self.delete_link(attachment, record.as_ref(), netns)?;
+            delete_link(attachment, record.as_ref(), netns)?;
         }
         self.store.remove(attachment).map_err(tunnel_error)
     }
@@ -57,7 +57,7 @@ impl Remover<'_> {
         let (container, interface) = (attachment.container_id.to_string(), attachment.ifname.to_string());
         let records = self.store.of_interface(&container, &interface).map_err(tunnel_error)?;
         let readable = records.iter().flatten().map(|record| self.remove(&record.attachment, netns));
-        collect(readable)?;
+        collected(readable.filter_map(Result::err).collect())?;
         self.store.remove_interface(&container, &interface).map_err(tunnel_error)
     }
 
@@ -74,53 +74,39 @@ impl Remover<'_> {
         };
         let stale =
             records.iter().flatten().filter(|record| record.network == network && !is_valid(&record.attachment));
-        collect(stale.map(|record| self.remove(&record.attachment, None)))
+        collected(stale.filter_map(|record| self.remove(&record.attachment, None).err()).collect())
     }
 
     /// An agent that cannot be reached holds nothing, or will see that the record is gone.
     fn detach(&self, attachment: &AttachmentId) {
         match self.agent.detach(attachment) {
-            Err(error) if !error.is_agent_unreachable() => warn(&error.to_string()),
+            Err(error) if !error.is_agent_unreachable() => tracing::warn!("{error}"),
             _ => {}
         }
     }
+}
 
-    /// Deletes the interface where the pod is still there. The record tells that it is ours; it has our name and kind.
-    fn delete_link(
-        &self,
-        attachment: &AttachmentId,
-        record: Option<&Record>,
-        netns: Option<&Path>,
-    ) -> Result<(), Error> {
-        let Some(pod) = find_pod(record, netns) else { return Ok(()) };
-        let netlink = Netlink::open_in(&pod).map_err(net_error)?;
-        match netlink.link(attachment.if_name.as_str()).map_err(net_error)? {
-            Some(link) if link.kind == LinkKind::Tun => netlink.delete_link(link.index).map(drop).map_err(net_error),
-            _ => Ok(()),
-        }
+/// Deletes the interface where the pod is still there. The record tells that it is ours; it has our name and kind.
+fn delete_link(attachment: &AttachmentId, record: Option<&Record>, netns: Option<&Path>) -> Result<(), Error> {
+    let Some(pod) = find_pod(record, netns) else { return Ok(()) };
+    match pod.link(attachment.if_name.as_str()).map_err(net_error)? {
+        Some(link) if link.kind == LinkKind::Tun => pod.delete_link(link.index).map(drop).map_err(net_error),
+        _ => Ok(()),
     }
 }
 
 /// The pod's namespace: the recorded one, by path or by identity; without a readable record the one that the runtime names.
-fn find_pod(record: Option<&Record>, netns: Option<&Path>) -> Option<Netns> {
-    let Some(record) = record else { return netns.and_then(|path| Netns::open(path).ok()) };
-    let is_recorded = |found: &Netns| found.id() == record.netns.id;
-    Netns::open(&record.netns.path)
-        .ok()
-        .filter(is_recorded)
-        .or_else(|| netns.and_then(|path| Netns::open(path).ok()).filter(is_recorded))
-        .or_else(|| Netns::find(record.netns.id).ok().flatten())
-}
-
-/// Tries all, and reports every failure.
-fn collect(results: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
-    let failures: Vec<Error> = results.filter_map(Result::err).collect();
-    match failures.as_slice() {
-        [] => Ok(()),
-        [first, ..] => {
-            let code: Code = first.code;
-            let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
-            Err(Error::new(code, texts.join("; ")))
-        }
-    }
+fn find_pod(record: Option<&Record>, netns: Option<&Path>) -> Option<Netlink> {
+    let open = |path: &Path| Netns::open(path).ok();
+    let Some(record) = record else {
+        return netns.and_then(open).and_then(|pod| Netlink::open_in(&pod).ok());
+    };
+    let recorded = |pod: Netns| {
+        let netlink = Netlink::open_in(&pod).ok()?;
+        record.netns.is(pod.id(), netlink.netns_cookie()).then_some(netlink)
+    };
+    open(&record.netns.path)
+        .and_then(recorded)
+        .or_else(|| netns.and_then(open).and_then(recorded))
+        .or_else(|| Netns::find(record.netns.id).ok().flatten().and_then(recorded))
 }

@@ -100,6 +100,7 @@ fn broken_tun_breaks_only_its_own_tunnel() {
     let engine = Engine::start(1).unwrap();
     let (broken, whole) = (tunnel(&engine), tunnel(&engine));
     let [one, other] = broken;
+    assert_eq!(engine.broken(), []);
     drop(one.pod);
     let start = Instant::now();
     let stats = loop {
@@ -110,6 +111,7 @@ fn broken_tun_breaks_only_its_own_tunnel() {
         assert!(start.elapsed() < DEADLINE);
     };
     assert!(!stats.udp_attached);
+    assert_eq!(engine.broken(), [one.id]);
     assert!(stats.last_error.unwrap().contains("TUN device"));
     UdpSocket::bind(one.udp).unwrap();
     let replaced = engine.replace_udp(one.id, socket().0);
@@ -117,6 +119,7 @@ fn broken_tun_breaks_only_its_own_tunnel() {
     assert!(engine.stats(other.id).unwrap().tun_attached);
     passes(&whole);
     engine.remove(one.id).unwrap();
+    assert_eq!(engine.broken(), []);
 }
 
 #[test]

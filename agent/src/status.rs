@@ -1,0 +1,55 @@
+//! What the agent tells about a tunnel.
+
+use std::time::Duration;
+
+use adit_dataplane::{PeerId, PeerStats, TunnelStats};
+use adit_tunnel::{
+    Record,
+    protocol::{PeerStatus, TunnelStatus},
+};
+
+/// Why a tunnel that the data plane has is not carried all the same; `None` when it is.
+pub fn broken(stats: &TunnelStats) -> Option<String> {
+    let whole = stats.tun_attached && stats.udp_attached;
+    (!whole).then(|| stats.last_error.clone().unwrap_or_else(|| "a descriptor was lost".into()))
+}
+
+/// The state of `record`'s tunnel; it is carried when there is no `reason` why not.
+pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> TunnelStatus {
+    let spec = &record.spec;
+    let peers = (0..).map(PeerId).zip(&spec.peers).map(|(id, peer)| {
+        let stats = stats.peers.iter().find(|stats| stats.id == id);
+        let count = |field: fn(&PeerStats) -> u64| stats.map(field).unwrap_or_default();
+        let age = |field: fn(&PeerStats) -> Option<Duration>| {
+            stats.and_then(field).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+        };
+        PeerStatus {
+            endpoint: stats.map_or(peer.endpoint, |stats| stats.endpoint),
+            allowed_ips: peer.allowed_ips.clone(),
+            established: stats.is_some_and(|stats| stats.established),
+            handshakes: count(|stats| stats.handshakes),
+            rx_bytes: count(|stats| stats.rx_bytes),
+            rx_packets: count(|stats| stats.rx_packets),
+            tx_bytes: count(|stats| stats.tx_bytes),
+            tx_packets: count(|stats| stats.tx_packets),
+            last_seen_ms: age(|stats| stats.last_rx_age),
+            last_sent_ms: age(|stats| stats.last_tx_age),
+        }
+    });
+    TunnelStatus {
+        attachment: record.attachment.clone(),
+        pod: record.pod.clone(),
+        network: record.network.clone(),
+        encap: spec.encap,
+        encryption: spec.encryption,
+        engine: "agent".into(),
+        mtu_bytes: spec.mtu_bytes,
+        local: spec.local,
+        device: spec.device.to_string(),
+        addresses: record.addresses.clone(),
+        carried: reason.is_none(),
+        reason: reason.unwrap_or_default(),
+        peers: peers.collect(),
+        drops: stats.drops.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+    }
+}
