@@ -22,19 +22,28 @@ need() {
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# Cargo as the invoking user has it: `sudo` drops the PATH that rustup set.
-find_cargo() {
-    local home
-    command -v cargo >/dev/null && return 0
-    for home in "$HOME" "$(getent passwd "${SUDO_USER:-root}" | cut -d: -f6)"; do
-        if [ -x "$home/.cargo/bin/cargo" ]; then
-            export CARGO_HOME="${CARGO_HOME:-$home/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
-            export PATH="$home/.cargo/bin:$PATH"
-            return 0
-        fi
-    done
-    die "needs the Rust toolchain named in rust-toolchain.toml (rustup installs it)"
+# Whoever called sudo: what root built in a person's tree or cargo cache, that person could not replace or clean any more.
+builder=$(id -un)
+if [ "$(id -u)" -eq 0 ]; then builder=${SUDO_USER:-$builder}; fi
+builder_home=$(getent passwd "$builder" | cut -d: -f6)
+
+as_builder() {
+    if [ "$builder" = "$(id -un)" ]; then "$@"; else runuser -u "$builder" -- env HOME="$builder_home" "$@"; fi
 }
+
+# Cargo as the builder has it: `sudo` drops the PATH that rustup set.
+find_cargo() {
+    [ "$builder" = "$(id -un)" ] && command -v cargo >/dev/null && return 0
+    if [ -x "$builder_home/.cargo/bin/cargo" ]; then
+        export CARGO_HOME="${CARGO_HOME:-$builder_home/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$builder_home/.rustup}"
+        export PATH="$builder_home/.cargo/bin:$PATH"
+    fi
+    as_builder cargo --version >/dev/null 2>&1 ||
+        die "needs the Rust toolchain named in rust-toolchain.toml (rustup installs it) for user $builder"
+}
+
+# What the demonstration runs.
+build_release() { as_builder cargo build --quiet --locked --release --workspace --bins; }
 
 # Where builds go: beside the sources for a person, in a cache outside the tree for CI.
 if [ -n "${CI:-}" ] && [ -z "${CARGO_TARGET_DIR:-}" ]; then

@@ -14,11 +14,15 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod scripts;
 pub mod tunnels;
 
 use std::{
     process,
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{RecvTimeoutError, channel},
+    },
     thread,
     time::Duration,
 };
@@ -28,6 +32,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// How long a trial may take where nothing else is said.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Sum of the deadlines of all trials, in seconds.
+static ALL_SECONDS: AtomicU64 = AtomicU64::new(0);
 
 /// A trial with the usual deadline.
 pub fn trial(name: impl Into<String>, test: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
@@ -41,6 +48,7 @@ pub fn trial_within(
     test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
     let name = name.into();
+    ALL_SECONDS.fetch_add(deadline.as_secs(), Ordering::Relaxed);
     Trial::test(name.clone(), move || {
         let (ended, watch) = channel::<()>();
         thread::spawn(move || {
@@ -78,7 +86,7 @@ pub fn main(trials: Vec<Trial>) -> ! {
         let _ = Binaries::get();
     }
     // For trials that were not made by `trial`.
-    let all = DEADLINE.saturating_mul(count.max(10));
+    let all = Duration::from_secs(ALL_SECONDS.load(Ordering::Relaxed)).max(DEADLINE.saturating_mul(count.max(10)));
     thread::spawn(move || {
         thread::sleep(all);
         abort(&format!("the run has not ended within {all:?}"));

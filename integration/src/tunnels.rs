@@ -1,8 +1,16 @@
 //! The words of the tunnel tests: networks with a tunnel on top, and two pods that it joins.
 
-use std::net::IpAddr;
+use std::{
+    fmt::Display,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
-use adit_lab::{Attachment, Host, Lab, LabSpec, Nad, Node, Pod, Result};
+use adit_cni::Version;
+use adit_lab::{
+    AgentDescriptors, Attachment, Binaries, COMMAND_DEADLINE, Error, Host, Lab, LabSpec, Nad, Node, Pod, PodBuilder,
+    Ran, Result, Snapshot, run,
+};
 use serde_json::{Value, json};
 
 /// An IP version.
@@ -172,4 +180,184 @@ pub fn tunnels(node: &Node) -> Result<Vec<Value>> {
 /// The command fails.
 pub fn dropped(node: &Node, reason: &str) -> Result<u64> {
     Ok(tunnels(node)?.iter().filter_map(|tunnel| tunnel["drops"][reason].as_u64()).sum())
+}
+
+/// A plugin called by hand: as a runtime would call it, with nothing before or after it.
+#[derive(Debug, Clone)]
+pub struct Call {
+    node: Node,
+    plugin: String,
+    container: String,
+    netns: PathBuf,
+    path: Vec<PathBuf>,
+    wrapper: Vec<String>,
+}
+
+impl Call {
+    /// A plugin on a node, for a container that has no other name, with the node's own namespace as CNI_NETNS.
+    ///
+    /// # Errors
+    /// The plugins cannot be built.
+    pub fn on(node: &Node, plugin: &str) -> Result<Self> {
+        Ok(Self {
+            node: node.clone(),
+            plugin: plugin.to_owned(),
+            container: "by-hand".to_owned(),
+            netns: node.path().to_owned(),
+            path: vec![Binaries::get()?.directory().to_owned()],
+            wrapper: Vec::new(),
+        })
+    }
+
+    /// `tun` on a pod's net1.
+    ///
+    /// # Errors
+    /// The plugins cannot be built.
+    pub fn tun(pod: &Pod) -> Result<Self> {
+        let call = Self::on(pod.node(), "tun")?;
+        Ok(Self { container: pod.identity().container_id.clone(), ..call }.in_netns(pod.path()))
+    }
+
+    /// With another CNI_NETNS; an empty one is what a runtime gives when the namespace is gone.
+    #[must_use]
+    pub fn in_netns(mut self, netns: impl AsRef<Path>) -> Self {
+        netns.as_ref().clone_into(&mut self.netns);
+        self
+    }
+
+    /// With plugins of this directory before the workspace's own.
+    #[must_use]
+    pub fn with_plugins_of(mut self, directory: &Path) -> Self {
+        self.path.insert(0, directory.to_owned());
+        self
+    }
+
+    /// Through a program that executes it: `["timeout", "0.1"]`.
+    #[must_use]
+    pub fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Runs it with `stdin`, JSON or not.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not end in time.
+    pub fn run(&self, verb: &str, stdin: &(impl Display + ?Sized)) -> Result<Ran> {
+        let mut command = self.node.command("env");
+        command.args(&self.wrapper).arg(Binaries::get()?.program(&self.plugin)?);
+        command.envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", &self.container), ("CNI_IFNAME", "net1")]);
+        let path: Vec<String> = self.path.iter().map(|directory| directory.display().to_string()).collect();
+        command.env("CNI_PATH", path.join(":")).env("CNI_NETNS", &self.netns);
+        command.env("ADIT_RUN_DIR", self.node.run_dir());
+        run(command, Some(stdin.to_string().as_bytes()), COMMAND_DEADLINE)
+    }
+
+    /// Runs it; it must fail, and its error must have this code and contain all of `words`.
+    ///
+    /// # Errors
+    /// It succeeds, or fails with something else.
+    pub fn fails(&self, verb: &str, stdin: &Value, code: u64, words: &[&str]) -> Result<()> {
+        let said = self.run(verb, stdin)?.fails()?.stdout;
+        let error: Value = serde_json::from_str(&said)
+            .map_err(|problem| Error::Unexpected(format!("{} printed no error: {problem}: {said}", self.plugin)))?;
+        let text = format!("{}; {}", error["msg"].as_str().unwrap_or(""), error["details"].as_str().unwrap_or(""));
+        match words.iter().find(|word| !text.contains(**word)) {
+            Some(word) => Err(Error::Unexpected(format!("{word:?} is missing in: {text}"))),
+            None if error["code"] != code => {
+                Err(Error::Unexpected(format!("code {}, not {code}: {text}", error["code"])))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A pod with net1, and what the next plugin of its chain is given.
+#[derive(Debug)]
+pub struct Below {
+    /// The pod.
+    pub pod: Pod,
+    /// The result of the plugin that made net1.
+    pub result: Value,
+}
+
+impl Below {
+    /// A pod on `node` with net1 at the usual address, and with routes to all other nodes.
+    ///
+    /// # Errors
+    /// Anything on the way.
+    pub fn usual(lab: &Lab, node: &Node, name: &str) -> Result<Self> {
+        Self::of(node.pod(name), &net1(lab, node), &annotation("below", node, FIRST_POD))
+    }
+
+    /// A pod whose net1 is made by this plugin, of a network that the annotation names `below`.
+    ///
+    /// # Errors
+    /// Anything on the way.
+    pub fn of(builder: PodBuilder, plugin: &Value, annotation: &str) -> Result<Self> {
+        let pod = builder.attach(list("below", std::slice::from_ref(plugin)), annotation)?;
+        let last = pod.attached().last().ok_or_else(|| Error::Unexpected("nothing is attached".to_owned()))?;
+        let result = last.result.render(Version::LATEST).map_err(|error| Error::Unexpected(error.to_string()))?;
+        Ok(Self { pod, result })
+    }
+
+    /// What `tun` reads from stdin.
+    #[must_use]
+    pub fn stdin(&self, tun: &Value) -> Value {
+        with(json!({ "cniVersion": "1.1.0", "name": "by-hand", "prevResult": self.result }), tun)
+    }
+
+    /// ADD of this `tun` object.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn add(&self, tun: &Value) -> Result<()> {
+        Call::tun(&self.pod)?.run("ADD", &self.stdin(tun))?.ok().map(drop)
+    }
+
+    /// `call`'s ADD must fail with this code and all of these words, and nothing of pod, node and agent may have changed
+    /// when it has: no DEL follows.
+    ///
+    /// # Errors
+    /// It is otherwise.
+    pub fn refuses(&self, call: &Call, stdin: &Value, code: u64, words: &[&str]) -> Result<()> {
+        let before = Sight::of(&self.pod)?;
+        call.fails("ADD", stdin, code, words)?;
+        before.unchanged(&Sight::of(&self.pod)?)
+    }
+}
+
+/// All that an attachment may touch: the pod's network, the node's network and run directory, the agent's descriptors.
+#[derive(Debug)]
+pub struct Sight {
+    pod: Snapshot,
+    node: Snapshot,
+    agent: Option<AgentDescriptors>,
+}
+
+impl Sight {
+    /// A look at a pod and its node.
+    ///
+    /// # Errors
+    /// Something cannot be listed.
+    pub fn of(pod: &Pod) -> Result<Self> {
+        let node = pod.node();
+        let agent = node.agent_pid().map(|_| node.agent_fds()).transpose()?;
+        Ok(Self { pod: pod.network_snapshot()?, node: node.snapshot()?, agent })
+    }
+
+    /// Nothing must have changed from this look to a later one.
+    ///
+    /// # Errors
+    /// Something has.
+    pub fn unchanged(&self, later: &Self) -> Result<()> {
+        self.pod.unchanged(&later.pod)?;
+        self.node.unchanged(&later.node)?;
+        // Of all descriptors only these are the tunnels'; connections come and go.
+        let tunnels = |sight: &Self| sight.agent.map(|open| (open.tun, open.udp));
+        if tunnels(self) == tunnels(later) {
+            return Ok(());
+        }
+        Err(Error::Unexpected(format!("the agent had {:?} open, and has {:?}", self.agent, later.agent)))
+    }
 }

@@ -1,9 +1,9 @@
 //! Every file below `conf/` does what it says.
 
-use std::{fs, path::Path};
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use adit_integration::trial;
-use adit_lab::{Attachment, Host, Lab, LabSpec, Node, Pod, nad::in_workspace};
+use adit_lab::{Attachment, Binaries, COMMAND_DEADLINE, Error, Host, Lab, LabSpec, Node, Pod, nad::in_workspace, run};
 use libtest_mimic::Failed;
 
 type Outcome = Result<(), Failed>;
@@ -19,6 +19,8 @@ fn main() {
         trial("macvlan_and_tun_connect_over_ipv6", || tunnels(Attachment::Macvlan, "macvlan-tun-ipv6", 1)),
         trial("one_interface_reaches_pods_of_two_clusters", one_to_many),
         trial("the_units_capabilities_are_enough", unit_capabilities),
+        trial("systemd_understands_the_whole_unit", unit_verified),
+        trial("the_unit_allows_what_the_agent_does_itself", unit_allows),
     ]);
 }
 
@@ -105,11 +107,56 @@ fn one_to_many() -> Outcome {
     Ok(())
 }
 
+fn unit() -> Result<String, Failed> {
+    Ok(fs::read_to_string(in_workspace(Path::new("conf/systemd/aditd.service")))?)
+}
+
+/// The value of a key of the unit.
+fn setting(key: &str) -> Result<String, Failed> {
+    let unit = unit()?;
+    let value = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    Ok(value.ok_or_else(|| format!("no {key} in the unit"))?.to_owned())
+}
+
+fn unit_verified() -> Outcome {
+    let lab = Lab::build(&LabSpec::new(Attachment::Bridge).cluster("ohio", 1))?;
+    let path = lab.directory("unit")?.join("aditd.service");
+    // The program is looked for; it is not installed here.
+    let installed = unit()?.replace("/usr/local/bin/aditd", &Binaries::get()?.program("aditd")?.display().to_string());
+    fs::write(&path, installed)?;
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no"]).arg(&path);
+    let ran = match run(verify, None, COMMAND_DEADLINE) {
+        Err(Error::Start { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            println!("left out: systemd-analyze (package systemd) is not there");
+            return Ok(());
+        }
+        ran => ran?.ok()?,
+    };
+    // What it does not understand it ignores, says so, and ends with status 0.
+    assert_eq!(format!("{}{}", ran.stdout, ran.stderr).trim(), "");
+    Ok(())
+}
+
+fn unit_allows() -> Outcome {
+    // The packet threads confine themselves.
+    assert!(setting("SystemCallFilter")?.split(' ').any(|call| call == "seccomp"));
+
+    // Unit and agent make the run directory alike.
+    let lab = Lab::build(&LabSpec::new(Attachment::Bridge).cluster("ohio", 1))?;
+    let directory = lab.directory("new")?.join("run");
+    let mut agent = lab.ohio().command("timeout");
+    agent.arg("1").arg(Binaries::get()?.program("aditd")?).arg("--run-dir").arg(&directory);
+    run(agent, None, COMMAND_DEADLINE)?;
+    let mode = fs::metadata(&directory)?.permissions().mode() & 0o7777;
+    assert_eq!(format!("{mode:04o}"), setting("RuntimeDirectoryMode")?);
+    Ok(())
+}
+
 /// The agent as systemd would start it, as far as capabilities go: none but those of the unit, and no new ones. It
 /// carries a tunnel, and takes it up again after it was killed.
 fn unit_capabilities() -> Outcome {
-    let unit = fs::read_to_string(in_workspace(Path::new("conf/systemd/aditd.service"))).map_err(|e| e.to_string())?;
-    let allowed = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).ok_or("no bounding set")?;
+    let allowed = setting("CapabilityBoundingSet")?;
     let allowed: Vec<String> = allowed.split(' ').map(|name| name.replacen("CAP_", "+", 1).to_lowercase()).collect();
     let bounding = format!("--bounding-set=-all,{}", allowed.join(","));
     let wrapper = ["setpriv", bounding.as_str(), "--inh-caps=-all", "--no-new-privs", "--"];

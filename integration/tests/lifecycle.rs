@@ -1,13 +1,14 @@
 //! How tunnels go, and how they stay: DEL in every state of the world, dead agents, dead pods, killed plugins, crowds.
 
-use std::{thread, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, thread, time::Duration};
 
-use adit_cni::Version;
 use adit_integration::{
     trial,
-    tunnels::{FIRST_POD, Family, Pair, annotation, lab_with_agents, list, net1, outer, tun, tunnels, with},
+    tunnels::{
+        Below, Call, FIRST_POD, Family, Pair, annotation, lab_with_agents, list, net1, outer, tun, tunnels, with,
+    },
 };
-use adit_lab::{Attachment, Binaries, COMMAND_DEADLINE, Lab, LabSpec, Node, Pod, Ran, Snapshot, eventually, run};
+use adit_lab::{Attachment, Binaries, Lab, LabSpec, Node, Pod, Snapshot, Spies, eventually, run};
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
@@ -21,18 +22,24 @@ fn main() {
         trial("del_with_the_agent_down_succeeds_and_the_next_agent_finds_nothing", del_without_agent),
         trial("del_without_prev_result_succeeds", del_without_prev_result),
         trial("del_with_unreadable_stdin_removes_every_tunnel_of_the_interface", del_with_unreadable_stdin),
+        trial("del_with_a_version_that_is_not_supported_removes_the_tunnel", del_of_another_version),
         trial("gc_removes_what_is_stale_and_nothing_else", gc_removes_the_stale),
+        trial("gc_tells_the_address_plugin_the_tunnels_own_interfaces", gc_of_addresses),
         trial("a_killed_agent_is_followed_by_one_that_carries_the_same_tunnels", agent_killed),
         trial("both_agents_killed_and_started_again_carry_traffic", both_agents_killed),
         trial("an_agent_that_stops_leaves_the_interface_standing", agent_stopped),
         trial("a_port_taken_while_the_agent_was_dead_is_reported_and_taken_back", port_taken_meanwhile),
         trial("a_vanished_pod_that_nobody_deletes_leaves_nothing", vanished_pod),
         trial("a_pod_that_vanished_while_the_agent_was_dead_leaves_nothing", vanished_without_agent),
+        trial("a_namespace_number_that_is_used_again_is_another_namespace", namespace_number_used_again),
+        trial("a_file_that_is_no_record_keeps_no_tunnel_alive", garbage_among_records),
         trial("a_replacement_with_the_same_address_takes_over_before_the_old_del", replacement),
         trial("a_killed_add_leaves_only_what_del_removes", killed_add_then_del),
         trial("a_killed_add_does_not_hinder_the_next_one", killed_add_then_add),
+        trial("an_add_again_that_fails_leaves_the_live_tunnel", failing_add_again),
         trial("forty_pods_at_once_come_and_go_without_a_trace", forty_at_once),
         trial("check_names_what_is_missing", check_names_what_is_missing),
+        trial("check_knows_routes_of_other_tables", check_of_other_tables),
         trial("two_agents_do_not_share_a_run_directory", one_agent_per_directory),
     ]);
 }
@@ -132,7 +139,7 @@ fn del_with_unreadable_stdin() -> Outcome {
     let quiet = Quiet::new()?;
     let mut pod = quiet.pod(quiet.lab.ohio())?;
     for stdin in ["", "{\"cniVersion\":", "[]"] {
-        call_tun(&pod, "DEL", stdin, None)?.ok()?;
+        Call::tun(&pod)?.run("DEL", stdin)?.ok()?;
     }
     assert_eq!(tunnels(quiet.lab.ohio())?.len(), 0);
     assert_eq!(pod.interface_names()?, ["lo", "net1"]);
@@ -140,23 +147,15 @@ fn del_with_unreadable_stdin() -> Outcome {
     quiet.is_clean()
 }
 
-/// Runs the `tun` plugin by hand on a pod's net1; with `life` it is killed after that time.
-fn call_tun(pod: &Pod, verb: &str, stdin: &str, life: Option<Duration>) -> Result<Ran, Failed> {
-    let node = pod.node();
-    let program = Binaries::get()?.program("tun")?;
-    let mut command = match life {
-        Some(life) => {
-            let mut command = node.command("timeout");
-            command.args(["--foreground", "--signal=KILL", &life.as_secs_f64().to_string()]).arg(&program);
-            command
-        }
-        None => node.command(&program),
-    };
-    command.envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", &pod.identity().container_id), ("CNI_IFNAME", "net1")]);
-    command.env("CNI_PATH", Binaries::get()?.directory());
-    command.env("CNI_NETNS", pod.path());
-    command.env("ADIT_RUN_DIR", node.run_dir());
-    Ok(run(command, Some(stdin.as_bytes()), COMMAND_DEADLINE)?)
+fn del_of_another_version() -> Outcome {
+    let quiet = Quiet::new()?;
+    let mut pod = quiet.pod(quiet.lab.ohio())?;
+    let stdin = with(to_mumbai(&quiet.lab), &json!({ "cniVersion": "9.9.9", "name": "tunnelled" }));
+    Call::tun(&pod)?.run("DEL", &stdin)?.ok()?;
+    assert_eq!(tunnels(quiet.lab.ohio())?.len(), 0);
+    assert_eq!(pod.interface_names()?, ["lo", "net1"]);
+    pod.detach()?;
+    quiet.is_clean()
 }
 
 fn gc_removes_the_stale() -> Outcome {
@@ -177,6 +176,29 @@ fn gc_removes_the_stale() -> Outcome {
         assert!(left.contains(&json!(pod.identity().container_id)), "{left:?}");
     }
     assert!(!stale.interface_names()?.contains(&"tun".to_owned()));
+    Ok(())
+}
+
+fn gc_of_addresses() -> Outcome {
+    let quiet = Quiet::new()?;
+    let ohio = quiet.lab.ohio();
+    let pod = quiet.pod(ohio)?;
+    let binaries = Binaries::get()?;
+    let spies = Spies::in_directory(quiet.lab.directory("spies")?)?;
+    spies.watching("static", &binaries.program("static")?)?;
+    ohio.set_plugin_path(&[spies.directory(), binaries.directory()]);
+
+    let delegate = pod.delegates(&annotation("tunnelled", ohio, FIRST_POD))?.remove(0);
+    ohio.gc("tunnelled", &[adit_lab::Runtime::attachment(pod.identity(), &delegate)?])?;
+
+    let calls = spies.calls()?;
+    let call = calls.iter().find(|call| call.verb() == "GC" && call.stdin["type"] == "tun").ok_or("no GC for tun")?;
+    let valid = call.stdin["cni.dev/valid-attachments"].as_array().cloned().unwrap_or_default();
+    for ifname in ["net1", "tun"] {
+        let expected = json!({ "containerID": pod.identity().container_id, "ifname": ifname });
+        assert!(valid.contains(&expected), "{expected} is missing in {valid:?}");
+    }
+    assert_eq!(tunnels(ohio)?.len(), 1);
     Ok(())
 }
 
@@ -285,6 +307,103 @@ fn vanished_without_agent() -> Outcome {
     quiet.is_clean()
 }
 
+/// The kernel gives the number of a dead namespace to the next one: whatever is in that one is not ours.
+fn namespace_number_used_again() -> Outcome {
+    let quiet = Quiet::new()?;
+    let ohio = quiet.lab.ohio();
+    // With and without the runtime's DEL, at another path and at the very same.
+    for (with_del, name) in [(true, "other"), (false, "other"), (true, "first"), (false, "first")] {
+        let below = Below::usual(&quiet.lab, ohio, "first")?;
+        let stdin = below.stdin(&to_mumbai(&quiet.lab));
+        below.add(&to_mumbai(&quiet.lab))?;
+        let number = fs::metadata(below.pod.path())?.ino();
+        ohio.kill_agent()?;
+        below.pod.vanish()?;
+        let Some(stranger) = pod_with_namespace(ohio, name, number)? else {
+            println!("left out: the kernel did not use the number of a dead namespace again");
+            return Ok(());
+        };
+        stranger.root(["ip", "tuntap", "add", "mode", "tun", "name", "tun"])?.ok()?;
+        stranger.root(["ip", "link", "set", "tun", "up"])?.ok()?;
+        let before = stranger.network_snapshot()?;
+        let device = stranger.interface("tun")?;
+        let unharmed = || -> adit_lab::Result<()> {
+            before.unchanged(&stranger.network_snapshot()?)?;
+            let now = stranger.interface("tun")?;
+            // Somebody who has the device open would give it its carrier.
+            if now == device { Ok(()) } else { Err(adit_lab::Error::Unexpected(format!("was {device:?}, is {now:?}"))) }
+        };
+
+        if with_del {
+            Call::tun(&below.pod)?.in_netns("").run("DEL", &stdin)?.ok()?;
+            unharmed()?;
+        }
+        ohio.start_agent()?;
+        eventually("the record of the dead pod to go", Duration::from_secs(10), || {
+            unharmed()?;
+            Ok(fs::read_dir(ohio.run_dir().join("attachments"))
+                .is_ok_and(|mut files| files.next().is_none())
+                .then_some(()))
+        })?;
+        unharmed()?;
+        stranger.delete()?;
+        quiet.is_clean()?;
+    }
+    Ok(())
+}
+
+/// A pod whose namespace has this inode; `None` when the kernel does not give it.
+fn pod_with_namespace(node: &Node, name: &str, number: u64) -> Result<Option<Pod>, Failed> {
+    // The kernel gives the smallest number that is free: these hold the smaller ones.
+    let mut holders = Vec::new();
+    let mut found = None;
+    while found.is_none() && holders.len() < 50 {
+        let pod = node.pod(name).bare()?;
+        if fs::metadata(pod.path())?.ino() == number {
+            found = Some(pod);
+        } else {
+            pod.delete()?;
+            // A number is free once the kernel has taken the dead namespace apart.
+            thread::sleep(Duration::from_millis(20));
+            holders.push(node.pod("holder").bare()?);
+        }
+    }
+    for holder in holders {
+        holder.delete()?;
+    }
+    Ok(found)
+}
+
+fn garbage_among_records() -> Outcome {
+    let quiet = Quiet::new()?;
+    let ohio = quiet.lab.ohio();
+    let records = ohio.run_dir().join("attachments");
+    let [removed, vanished, stays] = [0, 1, 2]
+        .map(|number| ohio.pod(&format!("pod-{number}")).annotated(&annotation("tunnelled", ohio, FIRST_POD + number)));
+    let (removed, vanished, stays) = (removed?, vanished?, stays?);
+    let file = |pod: &Pod| records.join(format!("{}:net1:tun.json", pod.identity().container_id));
+    fs::write(records.join("garbage:net1:tun.json"), "{\"version\":")?;
+    fs::write(records.join("README"), "not a record")?;
+
+    // One is removed without a word to the agent, one has no namespace any more.
+    fs::remove_file(file(&removed))?;
+    vanished.vanish()?;
+    eventually("the agent to let both tunnels go", Duration::from_secs(10), || {
+        let open = ohio.agent_fds()?;
+        Ok(((open.tun, open.udp) == (1, 1) && !file(&vanished).exists()).then_some(()))
+    })?;
+    assert_eq!(tunnels(ohio)?[0]["attachment"]["containerId"], stays.identity().container_id);
+    assert_eq!(tunnels(ohio)?[0]["carried"], true);
+
+    // A record that became unreadable is no proof that its tunnel was removed.
+    fs::write(file(&stays), "garbage")?;
+    thread::sleep(Duration::from_secs(5));
+    assert_eq!(tunnels(ohio)?[0]["carried"], true);
+    stays.delete()?;
+    assert_eq!(ohio.agent_fds()?.tun, 0);
+    Ok(())
+}
+
 fn replacement() -> Outcome {
     let quiet = Quiet::new()?;
     let ohio = quiet.lab.ohio();
@@ -303,31 +422,31 @@ fn replacement() -> Outcome {
     Ok(())
 }
 
-/// A pod with net1, and what the `tun` plugin of its chain is given.
-fn pod_with_net1(quiet: &Quiet, name: &str) -> Result<(Pod, String), Failed> {
-    let ohio = quiet.lab.ohio();
-    let pod = ohio.pod(name).annotated(&annotation("settle", ohio, FIRST_POD))?;
-    let below = pod.attached().first().ok_or("not attached")?.result.render(Version::LATEST)?;
-    let plugin = tun(outer(quiet.lab.mumbai(), Family::V4, FIRST_POD), "10.4.0.1/30");
-    let stdin = with(plugin, &json!({ "cniVersion": "1.1.0", "name": "by-hand", "prevResult": below }));
-    Ok((pod, stdin.to_string()))
-}
-
 /// Kills ADDs at many instants; how many did not live to print a result.
-fn kill_adds(quiet: &Quiet, then: impl Fn(&Pod, &str) -> Outcome) -> Outcome {
+fn kill_adds(quiet: &Quiet, then: impl Fn(&Call, &Value) -> Outcome) -> Outcome {
+    let ohio = quiet.lab.ohio();
     let mut killed = 0;
     for step in 0..30_u64 {
-        let (pod, stdin) = pod_with_net1(quiet, &format!("killed-{step}"))?;
-        let before = pod.network_snapshot()?;
-        killed += u32::from(!call_tun(&pod, "ADD", &stdin, Some(Duration::from_micros(500 + step * 600)))?.success());
-        then(&pod, &stdin).map_err(|failed| format!("step {step}: {}", failed.message().unwrap_or_default()))?;
-        call_tun(&pod, "DEL", &stdin, None)?.ok()?;
-        before.unchanged(&pod.network_snapshot()?).map_err(|error| format!("step {step}: {error}"))?;
-        pod.delete()?;
+        let below = Below::usual(&quiet.lab, ohio, &format!("killed-{step}"))?;
+        let stdin = below.stdin(&to_mumbai(&quiet.lab));
+        let call = Call::tun(&below.pod)?;
+        let before = below.pod.network_snapshot()?;
+        let life = Duration::from_micros(500 + step * 600).as_secs_f64().to_string();
+        let mortal = call.clone().under(&["timeout", "--foreground", "--signal=KILL", &life]);
+        killed += u32::from(!mortal.run("ADD", &stdin)?.success());
+        then(&call, &stdin).map_err(|failed| format!("step {step}: {}", failed.message().unwrap_or_default()))?;
+        call.run("DEL", &stdin)?.ok()?;
+        before.unchanged(&below.pod.network_snapshot()?).map_err(|error| format!("step {step}: {error}"))?;
+        below.pod.delete()?;
         quiet.is_clean()?;
     }
     assert!(killed >= 5, "only {killed} of 30 were killed in time");
     Ok(())
+}
+
+/// A tunnel to the usual peer in Mumbai.
+fn to_mumbai(lab: &Lab) -> Value {
+    tun(outer(lab.mumbai(), Family::V4, FIRST_POD), "10.4.0.1/30")
 }
 
 fn killed_add_then_del() -> Outcome {
@@ -336,12 +455,35 @@ fn killed_add_then_del() -> Outcome {
 
 fn killed_add_then_add() -> Outcome {
     let quiet = Quiet::new()?;
-    kill_adds(&quiet, |pod, stdin| {
-        call_tun(pod, "ADD", stdin, None)?.ok()?;
-        assert_eq!(pod.interface_names()?, ["lo", "net1", "tun"]);
-        assert_eq!(tunnels(pod.node())?.len(), 1);
+    let ohio = quiet.lab.ohio();
+    kill_adds(&quiet, |call, stdin| {
+        call.run("ADD", stdin)?.ok()?;
+        assert_eq!(tunnels(ohio)?.len(), 1);
+        assert_eq!(tunnels(ohio)?[0]["carried"], true);
         Ok(())
     })
+}
+
+fn failing_add_again() -> Outcome {
+    let quiet = Quiet::new()?;
+    let ohio = quiet.lab.ohio();
+    let peer = quiet.pod(quiet.lab.mumbai())?;
+    let below = Below::usual(&quiet.lab, ohio, "again")?;
+    let spies = Spies::in_directory(quiet.lab.directory("spies")?)?;
+    spies.answering("spy", &json!({ "cniVersion": "1.1.0", "ips": [{ "address": "10.4.0.1/30" }] }))?;
+    let call = Call::tun(&below.pod)?.with_plugins_of(spies.directory());
+    let stdin = below.stdin(&with(to_mumbai(&quiet.lab), &json!({ "ipam": { "type": "spy" } })));
+    call.run("ADD", &stdin)?.ok()?;
+    below.pod.ping("10.4.0.2")?.all_received()?;
+    let index = below.pod.interface("tun")?.index;
+
+    spies.failing("spy", 11, "the range is exhausted")?;
+    below.refuses(&call, &stdin, 11, &["the range is exhausted"])?;
+    below.refuses(&call, &with(stdin, &json!({ "mtu": 9000 })), 7, &["mtu"])?;
+    assert_eq!(below.pod.interface("tun")?.index, index);
+    below.pod.ping("10.4.0.2")?.all_received()?;
+    peer.ping("10.4.0.1")?.all_received()?;
+    Ok(())
 }
 
 fn forty_at_once() -> Outcome {
@@ -403,6 +545,23 @@ fn check_names_what_is_missing() -> Outcome {
         }
         pair.ohio.root(mend)?.ok()?;
     }
+    Ok(())
+}
+
+fn check_of_other_tables() -> Outcome {
+    let routes = json!([
+        { "dst": "10.44.0.0/16", "table": 100 },
+        { "dst": "10.45.0.0/16", "priority": 500 },
+        { "dst": "10.46.0.0/16", "table": 100, "priority": 7 },
+    ]);
+    let ipam = json!({ "type": "static", "addresses": [{ "address": "10.4.0.1/30" }], "routes": routes });
+    let pair = Pair::with_tun(Attachment::Bridge, Family::V4, Family::V4, &json!({ "ipam": ipam }))?;
+    pair.ohio.check()?;
+    pair.ohio.root(["ip", "route", "del", "10.44.0.0/16", "table", "100"])?.ok()?;
+    // The same destination in another table is another route.
+    pair.ohio.root(["ip", "route", "add", "10.44.0.0/16", "dev", "tun"])?.ok()?;
+    let error = pair.ohio.check().err().ok_or("CHECK did not notice")?;
+    assert!(error.to_string().contains("10.44.0.0/16"), "{error}");
     Ok(())
 }
 

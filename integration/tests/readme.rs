@@ -1,12 +1,15 @@
 //! Every example of the README is executed as it stands.
 
 use std::{
-    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
 
-use adit_integration::{trial, trial_within, tunnels::lab_with_agents};
+use adit_integration::{
+    scripts::{RELEASE_DEADLINE, build_release, root},
+    trial, trial_within,
+    tunnels::lab_with_agents,
+};
 use adit_lab::{Attachment, Binaries, COMMAND_DEADLINE, Lab, LabSpec, Nad, labs, run};
 use libtest_mimic::Failed;
 
@@ -15,14 +18,10 @@ type Outcome = Result<(), Failed>;
 fn main() {
     adit_integration::main(vec![
         trial("the_network_and_the_annotation_attach_a_pod", examples_attach),
-        trial_within("every_command_of_the_tour_succeeds", Duration::from_secs(120), tour),
+        trial_within("every_command_of_the_tour_succeeds", RELEASE_DEADLINE + Duration::from_secs(180), tour),
         trial_within("the_demo_says_what_failed_and_leaves_nothing", Duration::from_secs(120), demo_fails),
         trial("the_scripts_that_it_names_exist", scripts_exist),
     ]);
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// The code blocks of one language, in their order.
@@ -45,17 +44,18 @@ fn examples_attach() -> Outcome {
     Ok(())
 }
 
+/// The lines as they stand there. Only that tests are root already, and that builds may go elsewhere.
 fn tour() -> Outcome {
-    let binaries = Binaries::get()?.directory();
-    let demo = binaries.join("demo").display().to_string();
-    let path = format!("{}:{}", binaries.display(), std::env::var("PATH")?);
+    build_release()?;
     let commands: Vec<String> = blocks("console")?
         .iter()
         .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
         .filter_map(|line| line.strip_prefix("$ sudo ").map(str::to_owned))
         .collect();
     assert!(commands.len() >= 8, "{commands:?}");
+    assert_eq!(commands.first().map(String::as_str), Some("scripts/demo --keep"));
     assert_eq!(commands.last().map(String::as_str), Some("scripts/demo --teardown"));
+    let release = std::env::var("CARGO_TARGET_DIR").map_or("target/release/".into(), |dir| format!("{dir}/release/"));
     let mut outcome = Ok(());
     for line in &commands {
         // After a failure only what takes the clusters down again.
@@ -63,8 +63,7 @@ fn tour() -> Outcome {
             continue;
         }
         let mut shell = Command::new("sh");
-        shell.args(["-c", &line.replace("scripts/demo", &demo)]).stdin(Stdio::null());
-        shell.current_dir(root()).env("PATH", &path).env("ADIT_BIN_DIR", binaries);
+        shell.args(["-c", &line.replace("target/release/", &release)]).stdin(Stdio::null()).current_dir(root());
         let ran = run(shell, None, COMMAND_DEADLINE * 2).and_then(adit_lab::Ran::ok);
         outcome = outcome.and(ran.map(drop));
     }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adit_lab::{Attachment, Host, IperfOptions, Lab, LabSpec, Node, Pod};
+use adit_lab::{Attachment, Binaries, Host, IperfOptions, Lab, LabSpec, Node, Pod};
 use clap::Parser;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -130,7 +130,7 @@ fn demonstrate(options: &Options) -> Outcome {
     }
 
     if options.keep {
-        look_around(&lab, &ohio, &mumbai);
+        look_around(&lab, &ohio, &mumbai)?;
         lab.keep()?;
     } else {
         say("Everything is removed again.");
@@ -173,16 +173,18 @@ fn show(pod: &Pod, program: &str, arguments: &[&str]) -> Result<String, Box<dyn 
     Ok(format!("{}$ {program} {}\n{}\n", pod.name(), arguments.join(" "), body.join("\n")))
 }
 
-fn look_around(lab: &Lab, ohio: &Pod, mumbai: &Pod) {
+fn look_around(lab: &Lab, ohio: &Pod, mumbai: &Pod) -> Outcome {
+    let adit = Binaries::get()?.program("adit")?;
     say("It is left standing. To look around:");
     for pod in [ohio, mumbai] {
         println!("sudo ip netns exec {} ip address        # {}", pod.netns_name(), pod.name());
     }
     println!("sudo ip netns exec {} ping 10.4.0.2", ohio.netns_name());
     for node in lab.nodes() {
-        println!("sudo adit --run-dir {} status", node.run_dir().display());
+        println!("sudo {} --run-dir {} status", adit.display(), node.run_dir().display());
     }
     println!("sudo scripts/demo --teardown                        # removes it");
+    Ok(())
 }
 
 fn say(text: &str) {

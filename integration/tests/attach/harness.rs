@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,25 +19,7 @@ pub fn is_root() -> bool {
 
 /// The directory with the plugins, built once with the profile of this test.
 pub fn plugins() -> &'static Path {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    DIRECTORY.get_or_init(|| {
-        let own = std::env::current_exe().unwrap();
-        // …/<target directory>/<profile>/deps/<test>
-        let directory = own.parent().and_then(Path::parent).unwrap().to_owned();
-        let profile = match directory.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--bins", "--profile", profile, "--target-dir"])
-            .arg(directory.parent().unwrap())
-            .args(["-p", "adit-bridge", "-p", "adit-macvlan", "-p", "adit-static"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .unwrap();
-        assert!(status.success(), "the plugins do not build");
-        directory
-    })
+    adit_lab::Binaries::get().unwrap().directory()
 }
 
 /// A node with pods. Dropping it removes every namespace and file.
