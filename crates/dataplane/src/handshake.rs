@@ -91,75 +91,30 @@ pub enum Message {
 
 impl Message {
     /// The message as it is on the wire.
-    pub const fn encode(&self) -> [u8; BODY_BYTES] {
+    #[must_use]
+    pub fn encode(&self) -> [u8; BODY_BYTES] {
         const NOTHING: Offer =
             Offer { min_version: 0, max_version: 0, index: 0, epoch: 0, capabilities: 0, mtu_bytes: 0, nonce: 0 };
-        let (kind, o, k) = match *self {
+        let (kind, offer, cookie) = match *self {
             Self::Hello(offer, cookie) => (1, offer, cookie),
             Self::Cookie(nonce, cookie) => (2, Offer { nonce, ..NOTHING }, cookie),
             Self::Welcome(offer) => (3, offer, [0; 16]),
         };
-        let i = o.index.to_be_bytes();
-        let e = o.epoch.to_be_bytes();
-        let c = o.capabilities.to_be_bytes();
-        let m = o.mtu_bytes.to_be_bytes();
-        let n = o.nonce.to_be_bytes();
-        let [i0, i1, i2, i3] = i;
-        let [e0, e1, e2, e3, e4, e5, e6, e7] = e;
-        let [c0, c1, c2, c3] = c;
-        let [m0, m1] = m;
-        let [n0, n1, n2, n3, n4, n5, n6, n7] = n;
-        let [k0, k1, k2, k3, k4, k5, k6, k7, k8, k9, ka, kb, kc, kd, ke, kf] = k;
-        [
-            kind,
-            o.min_version,
-            o.max_version,
-            0,
-            i0,
-            i1,
-            i2,
-            i3, //
-            e0,
-            e1,
-            e2,
-            e3,
-            e4,
-            e5,
-            e6,
-            e7, //
-            c0,
-            c1,
-            c2,
-            c3,
-            m0,
-            m1,
-            0,
-            0, //
-            n0,
-            n1,
-            n2,
-            n3,
-            n4,
-            n5,
-            n6,
-            n7, //
-            k0,
-            k1,
-            k2,
-            k3,
-            k4,
-            k5,
-            k6,
-            k7,
-            k8,
-            k9,
-            ka,
-            kb,
-            kc,
-            kd,
-            ke,
-            kf,
-        ]
+        let fields = [
+            &[kind, offer.min_version, offer.max_version, 0][..],
+            &offer.index.to_be_bytes(),
+            &offer.epoch.to_be_bytes(),
+            &offer.capabilities.to_be_bytes(),
+            &offer.mtu_bytes.to_be_bytes(),
+            &[0; 2],
+            &offer.nonce.to_be_bytes(),
+            &cookie,
+        ];
+        let mut body = [0; BODY_BYTES];
+        for (place, byte) in body.iter_mut().zip(fields.into_iter().flatten()) {
+            *place = *byte;
+        }
+        body
     }
 
     /// Reads a message from the wire; what follows it is ignored.
@@ -167,59 +122,33 @@ impl Message {
     /// # Errors
     /// [`DropReason::Runt`] and [`DropReason::UnknownType`].
     pub fn decode(body: &[u8]) -> Result<Self, DropReason> {
-        let Some(&body) = body.first_chunk::<BODY_BYTES>() else {
-            return Err(DropReason::Runt);
-        };
-        let [
-            kind,
-            min_version,
-            max_version,
-            _,
-            i0,
-            i1,
-            i2,
-            i3, //
-            e0,
-            e1,
-            e2,
-            e3,
-            e4,
-            e5,
-            e6,
-            e7, //
-            c0,
-            c1,
-            c2,
-            c3,
-            m0,
-            m1,
-            _,
-            _, //
-            n0,
-            n1,
-            n2,
-            n3,
-            n4,
-            n5,
-            n6,
-            n7, //
-            cookie @ ..,
-        ] = body;
-        let offer = Offer {
-            min_version,
-            max_version,
-            index: u32::from_be_bytes([i0, i1, i2, i3]),
-            epoch: u64::from_be_bytes([e0, e1, e2, e3, e4, e5, e6, e7]),
-            capabilities: u32::from_be_bytes([c0, c1, c2, c3]),
-            mtu_bytes: u16::from_be_bytes([m0, m1]),
-            nonce: u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]),
-        };
+        let mut fields = Fields(body);
+        let [kind, min_version, max_version, _] = fields.next()?;
+        let index = u32::from_be_bytes(fields.next()?);
+        let epoch = u64::from_be_bytes(fields.next()?);
+        let capabilities = u32::from_be_bytes(fields.next()?);
+        let mtu_bytes = u16::from_be_bytes(fields.next()?);
+        let [_, _] = fields.next()?;
+        let nonce = u64::from_be_bytes(fields.next()?);
+        let cookie = fields.next()?;
+        let offer = Offer { min_version, max_version, index, epoch, capabilities, mtu_bytes, nonce };
         match kind {
             1 => Ok(Self::Hello(offer, cookie)),
-            2 => Ok(Self::Cookie(offer.nonce, cookie)),
+            2 => Ok(Self::Cookie(nonce, cookie)),
             3 => Ok(Self::Welcome(offer)),
             _ => Err(DropReason::UnknownType),
         }
+    }
+}
+
+/// What is left to read of a message.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn next<const N: usize>(&mut self) -> Result<[u8; N], DropReason> {
+        let (field, rest) = self.0.split_first_chunk().ok_or(DropReason::Runt)?;
+        self.0 = rest;
+        Ok(*field)
     }
 }
 

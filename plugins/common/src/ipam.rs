@@ -7,17 +7,19 @@ use crate::Undo;
 /// How the annotation asks for an address of the interface that Multus attaches.
 pub const IPS_OF_THE_ANNOTATION: &str = r#""ips": ["10.1.1.2/24"]"#;
 
-/// Asks `plugin` for addresses. Its DEL is pushed before the call, because a plugin that fails may have reserved some.
+/// Asks `plugin` for addresses; without one there are none. Its DEL is pushed before the call, because a plugin that fails
+/// may have reserved some.
 ///
 /// # Errors
 /// The plugin's own error; [`Code::INVALID_CONFIG`] when it gives no address, with `annotation` as the way in which the
 /// pod's network annotation would ask for one.
 pub fn add<'a>(
     delegate: &'a Delegate,
-    plugin: &'a str,
+    plugin: Option<&'a str>,
     undo: &mut Undo<'a>,
     annotation: &str,
 ) -> Result<CniResult, Error> {
+    let Some(plugin) = plugin else { return Ok(CniResult::default()) };
     delegate.find(plugin)?;
     undo.push(format!("IPAM plugin {plugin} DEL"), move || delegate.del(plugin));
     let result = delegate.add(plugin)?;

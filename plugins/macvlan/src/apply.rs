@@ -90,10 +90,8 @@ impl<'a, 'u> Attach<'a, 'u> {
 
     /// Addresses from the IPAM plugin; none on layer 2.
     pub(crate) fn request_addresses(&mut self) -> Result<CniResult, Error> {
-        match &self.network.ipam {
-            Some(plugin) => ipam::add(&self.call.delegate, plugin, self.undo, ipam::IPS_OF_THE_ANNOTATION),
-            None => Ok(CniResult::default()),
-        }
+        let plugin = self.network.ipam.as_deref();
+        ipam::add(&self.call.delegate, plugin, self.undo, ipam::IPS_OF_THE_ANNOTATION)
     }
 
     /// The result: IPAM's part, and the interface as the kernel has it now.

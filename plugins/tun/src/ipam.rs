@@ -46,7 +46,7 @@ impl Child {
     pub fn add<'a>(&'a self, undo: &mut Undo<'a>) -> Result<CniResult, Error> {
         match &self.0 {
             Some(Delegated { plugin, delegate, annotation }) => {
-                adit_plugin::ipam::add(delegate, plugin, undo, annotation)
+                adit_plugin::ipam::add(delegate, Some(plugin), undo, annotation)
             }
             None => Ok(CniResult::default()),
         }
