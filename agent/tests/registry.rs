@@ -18,10 +18,16 @@ use adit_dataplane::Engine;
 use adit_net::{Netlink, Netns, NetnsId};
 use adit_tunnel::{AttachmentId, Record, State, Store};
 use nix::{
-    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
-    unistd::geteuid,
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, socketpair},
+        stat::Mode,
+    },
+    unistd::{geteuid, mkfifo},
 };
 use serde_json::json;
+
+/// Held by a test that starts a program, until the program runs.
+static FORKING: Mutex<()> = Mutex::new(());
 
 struct Node {
     directory: tempfile::TempDir,
@@ -100,7 +106,10 @@ impl Pod {
         if !geteuid().is_root() {
             unshare.arg("--map-root-user");
         }
-        let process = unshare.args(["--net", "sleep", "600"]).spawn().unwrap();
+        let process = {
+            let _forking = FORKING.lock().unwrap();
+            unshare.args(["--net", "sleep", "600"]).spawn().unwrap()
+        };
         let path = PathBuf::from(format!("/proc/{}/ns/net", process.id()));
         let own = Netns::current().unwrap().id();
         let id = eventually(|| Netns::open(&path).ok().map(|netns| netns.id()).filter(|id| *id != own));
@@ -158,6 +167,8 @@ fn logged(act: impl FnOnce()) -> String {
 
 /// The pod's end notices that nobody holds the device any more.
 fn is_closed(pod: &UnixDatagram) -> bool {
+    // A child of another test holds a copy of every descriptor until it has executed its program.
+    let _forking = FORKING.lock().unwrap();
     pod.send(b"x").is_err()
 }
 
@@ -238,7 +249,7 @@ fn an_unreadable_file_hinders_no_cleaning_and_is_reported_once() {
     node.store.write(&dead("c3")).unwrap();
     fs::write(node.store.path(&torn), "{ torn").unwrap();
     let fifo = node.store.directory().join("c4:net1:tun.json");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     fs::create_dir(node.store.directory().join(".hidden")).unwrap();
 
     let first = logged(|| node.registry.look_around());
