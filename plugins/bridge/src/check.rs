@@ -2,31 +2,21 @@
 
 use adit_cni::{Call, CniResult, Error, Interface};
 use adit_net::{Link, LinkKind, Netlink};
-use adit_plugin::check::{self, mismatch};
-use adit_plugin::{Identity, net_error, open_pod};
+use adit_plugin::check::{self, PodSide, mismatch};
+use adit_plugin::{Identity, net_error};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Config, Network};
 
 /// Compares this attachment with the kernel, after the IPAM plugin has checked its part.
 pub(crate) fn check(network: &Network, call: &Call<Config>) -> Result<(), Error> {
-    let result = call.required_prev_result()?;
-    if let Some(plugin) = &network.ipam {
-        call.delegate.check(plugin)?;
-    }
-    let sandbox = call.netns.display().to_string();
-    let (index, interface) = check::pod_interface(result, call.attachment.ifname.as_str(), &sandbox)?;
-
-    let pod = open_pod(&call.netns)?;
-    let pod_netlink = Netlink::open_in(&pod).map_err(net_error)?;
-    let link = check::link(&pod_netlink, interface, &LinkKind::Veth)?;
-    check::addresses(&pod_netlink, &link, result, index)?;
-    check::routes(&pod_netlink, &link, result, index)?;
+    let pod = PodSide::find(call, network.ipam.as_deref(), &LinkKind::Veth)?;
+    pod.is_configured()?;
 
     let host = Netlink::open().map_err(net_error)?;
-    let bridge = check_bridge(&host, network, result)?;
-    check_port(&host, &link, &bridge, call)?;
-    check_gateways(&host, &bridge, network, result, index)
+    let bridge = check_bridge(&host, network, pod.result)?;
+    check_port(&host, &pod.link, &bridge, call)?;
+    check_gateways(&host, &bridge, network, pod.result, pod.index)
 }
 
 fn check_bridge(host: &Netlink, network: &Network, result: &CniResult) -> Result<Link, Error> {

@@ -2,16 +2,54 @@
 
 use std::net::IpAddr;
 
-use adit_cni::{CniResult, Code, Error, Interface, Ip, Route};
+use adit_cni::{Call, CniResult, Code, Error, Interface, Ip, Route};
 use adit_net::{Link, LinkKind, Netlink};
 use ipnetwork::IpNetwork;
 
-use crate::net_error;
+use crate::{net_error, open_pod};
 
 /// An error of CHECK.
 #[must_use]
 pub fn mismatch(text: impl Into<String>) -> Error {
     Error::new(Code::INTERNAL, text)
+}
+
+/// The pod's side of an attachment, as CHECK finds it.
+#[derive(Debug)]
+pub struct PodSide<'a> {
+    /// What ADD has answered.
+    pub result: &'a CniResult,
+    /// The interface's index in it.
+    pub index: usize,
+    /// A socket in the pod.
+    pub netlink: Netlink,
+    /// The interface.
+    pub link: Link,
+}
+
+impl<'a> PodSide<'a> {
+    /// Asks the IPAM plugin first, then looks for the interface, which must be of this kind.
+    ///
+    /// # Errors
+    /// The IPAM plugin's own, or the first difference.
+    pub fn find<C>(call: &'a Call<C>, ipam: Option<&str>, kind: &LinkKind) -> Result<Self, Error> {
+        let result = call.required_prev_result()?;
+        ipam.map_or(Ok(()), |plugin| call.delegate.check(plugin))?;
+        let sandbox = call.netns.display().to_string();
+        let (index, interface) = pod_interface(result, call.attachment.ifname.as_str(), &sandbox)?;
+        let netlink = Netlink::open_in(&open_pod(&call.netns)?).map_err(net_error)?;
+        let link = link(&netlink, interface, kind)?;
+        Ok(Self { result, index, netlink, link })
+    }
+
+    /// The interface has its addresses and routes.
+    ///
+    /// # Errors
+    /// The first that is absent.
+    pub fn is_configured(&self) -> Result<(), Error> {
+        addresses(&self.netlink, &self.link, self.result, self.index)?;
+        routes(&self.netlink, &self.link, self.result, self.index)
+    }
 }
 
 /// The pod's interface in a result, with its index.
@@ -86,7 +124,7 @@ pub fn addresses(netlink: &Netlink, link: &Link, result: &CniResult, index: usiz
 ///
 /// # Errors
 /// The first route that is absent.
-pub fn routes(netlink: &Netlink, link: &Link, result: &CniResult, index: usize) -> Result<(), Error> {
+fn routes(netlink: &Netlink, link: &Link, result: &CniResult, index: usize) -> Result<(), Error> {
     let own: Vec<IpNetwork> = own_ips(result, index).map(|ip| ip.address).collect();
     for route in &result.routes {
         let Some(claim) = claim(route, &own) else { continue };
