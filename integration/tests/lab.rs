@@ -1,6 +1,12 @@
 //! The lab itself: what the other scenarios stand on.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use adit_integration::trial;
 use adit_lab::{
@@ -136,7 +142,16 @@ fn drop_leaves_nothing() -> Outcome {
     let pod = by_hand(&lab, lab.ohio(), "a")?;
     let background = pod.spawn(["sleep", "1000"])?;
     // A process that the lab does not know of.
-    let mut stray = pod.command("sleep").arg("1000").spawn().map_err(|error| error.to_string())?;
+    let mut stray = pod
+        .command("sh")
+        .args(["-c", "echo here; exec sleep 1000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    // Until it says so it may not have entered the pod's namespace, and nobody could tell that it belongs there.
+    let mut said = String::new();
+    BufReader::new(stray.stdout.take().ok_or("stdout")?).read_line(&mut said).map_err(|error| error.to_string())?;
+    assert_eq!(said, "here\n");
     let mut processes = processes(&lab);
     assert_eq!(processes.len(), 2);
     processes.extend(ProcessMark::of(stray.id().try_into().map_err(|_| "pid")?));
