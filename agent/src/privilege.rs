@@ -14,7 +14,7 @@ const COMFORTABLE_DESCRIPTORS: u64 = 4096;
 const KEPT: [Capability; 5] = [
     // Attach to a TUN device again, exceed the receive buffer's limit.
     Capability::CAP_NET_ADMIN,
-    // Bind the outer socket to its device (kernels before 5.7), raw announcements.
+    // Bind the outer socket to its device (kernels before 5.7).
     Capability::CAP_NET_RAW,
     // Enter a pod's namespace to open its devices again.
     Capability::CAP_SYS_ADMIN,

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod scripts;
+pub mod trace;
 pub mod tunnels;
 
 use std::{

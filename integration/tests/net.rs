@@ -2,12 +2,16 @@
 
 #[path = "net/addresses.rs"]
 mod addresses;
+#[path = "net/bridges.rs"]
+mod bridges;
 #[path = "net/descriptors.rs"]
 mod descriptors;
 #[path = "net/links.rs"]
 mod links;
 #[path = "net/namespaces.rs"]
 mod namespaces;
+#[path = "net/nftables.rs"]
+mod nftables;
 #[path = "net/routes.rs"]
 mod routes;
 #[path = "net/space.rs"]
@@ -27,18 +31,26 @@ fn main() -> ExitCode {
         return descriptors::child();
     }
     let root = nix::unistd::geteuid().is_root();
-    let trials: Vec<Trial> = [namespaces::TESTS, links::TESTS, addresses::TESTS, routes::TESTS, descriptors::TESTS]
-        .concat()
-        .into_iter()
-        .map(|(name, test)| {
-            Trial::test(name, move || {
-                let space = Space::new("home");
-                space.netns.run_on_thread(|| test(&space))?;
-                Ok(())
-            })
-            .with_ignored_flag(!root)
+    let trials: Vec<Trial> = [
+        namespaces::TESTS,
+        links::TESTS,
+        bridges::TESTS,
+        addresses::TESTS,
+        routes::TESTS,
+        descriptors::TESTS,
+        nftables::TESTS,
+    ]
+    .concat()
+    .into_iter()
+    .map(|(name, test)| {
+        Trial::test(name, move || {
+            let space = Space::new("home");
+            space.netns.run_on_thread(|| test(&space))?;
+            Ok(())
         })
-        .collect();
+        .with_ignored_flag(!root)
+    })
+    .collect();
     if !root {
         eprintln!("left out {} tests: they need root", trials.len());
     }

@@ -21,10 +21,9 @@ use crate::error::{Code, Error};
 /// line and column.
 pub fn decode<T: DeserializeOwned>(document: &[u8]) -> Result<T, Error> {
     let value: Value = serde_json::from_slice(document).map_err(not_json)?;
-    decode_path(&value).map_err(|failure| {
-        let place = position::locate(document, failure.path());
-        let error = failure.into_error();
-        match place {
+    T::deserialize(Lenient(&value)).map_err(|why| {
+        let error = invalid(&why);
+        match position::locate(document, why.path()) {
             Some(place) => {
                 error.with_details(format!("line {} column {} of the configuration", place.line, place.column))
             }
@@ -38,7 +37,7 @@ pub fn decode<T: DeserializeOwned>(document: &[u8]) -> Result<T, Error> {
 /// # Errors
 /// [`Code::INVALID_CONFIG`]; the message names the key's path within `value`.
 pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T, Error> {
-    decode_path(value).map_err(Failure::into_error)
+    T::deserialize(Lenient(value)).map_err(|why| invalid(&why))
 }
 
 /// The member of an object: the exact key, or else one that differs in case only. `null` is absent.
@@ -53,25 +52,8 @@ pub(crate) fn not_json(why: serde_json::Error) -> Error {
     Error::new(Code::DECODE, format!("error unmarshall network config: {why}"))
 }
 
-/// Why a value is not a `T`.
-struct Failure(serde_path_to_error::Error<serde_json::Error>);
-
-impl Failure {
-    fn path(&self) -> &serde_path_to_error::Path {
-        self.0.path()
-    }
-
-    fn into_error(self) -> Error {
-        let path = self.0.path().to_string();
-        let why = self.0.into_inner();
-        // "." is the document itself: a missing key says its own name.
-        let at = if path == "." { String::new() } else { format!("{path}: ") };
-        Error::new(Code::INVALID_CONFIG, format!("failed to load netconf: {at}{why}"))
-    }
-}
-
-fn decode_path<T: DeserializeOwned>(value: &Value) -> Result<T, Failure> {
-    serde_path_to_error::deserialize(Lenient(value)).map_err(Failure)
+fn invalid(why: &lenient::Error) -> Error {
+    Error::new(Code::INVALID_CONFIG, format!("failed to load netconf: {why}"))
 }
 
 #[cfg(test)]

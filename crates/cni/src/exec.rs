@@ -1,13 +1,16 @@
 //! Running a plugin as a child process.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 use crate::config;
@@ -89,67 +92,18 @@ impl Invocation<'_> {
 
     /// Feeds the child, reads it, and waits for its end.
     fn converse(&self, child: &mut Child, deadline: Option<Instant>) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), Error> {
-        if let Some(mut pipe) = child.stdin.take() {
-            let stdin = self.stdin.to_vec();
-            self.in_background(move || {
-                // A child may end without reading its stdin.
-                let _ = pipe.write_all(&stdin);
-            })?;
+        let pipes = Pipes::of(child, self.stdin).map_err(|why| self.cannot("talk to it", &why))?;
+        let said = pipes.run(deadline).map_err(|why| self.cannot("talk to it", &why))?;
+        let (stdout, stderr) = said.ok_or_else(|| self.too_slow())?;
+        // It has closed its output, so it is about to end.
+        let end = pidfd_open(Pid::from_child(child), PidfdFlags::empty());
+        let end = end.map_err(|why| self.cannot("wait for it", &why.into()))?;
+        let mut ended = [PollFd::new(&end, PollFlags::IN)];
+        if !wait(&mut ended, deadline).map_err(|why| self.cannot("wait for it", &why))? {
+            return Err(self.too_slow());
         }
-        let stdout = child.stdout.take().map(|pipe| self.collect(pipe));
-        let stderr = child.stderr.take().map(|pipe| self.collect(pipe));
-        let stdout = self.receive(stdout, deadline)?;
-        let stderr = self.receive(stderr, deadline)?;
-        let status = self.wait(child, deadline)?;
+        let status = child.wait().map_err(|why| self.cannot("wait for it", &why))?;
         Ok((status, stdout, stderr))
-    }
-
-    fn collect(&self, pipe: impl Read + Send + 'static) -> Result<mpsc::Receiver<io::Result<Vec<u8>>>, Error> {
-        let (sender, receiver) = mpsc::channel();
-        self.in_background(move || {
-            let mut bytes = Vec::new();
-            let result = pipe.take(STDOUT_LIMIT_BYTES).read_to_end(&mut bytes);
-            let _ = sender.send(result.map(|_| bytes));
-        })?;
-        Ok(receiver)
-    }
-
-    fn receive(
-        &self,
-        receiver: Option<Result<mpsc::Receiver<io::Result<Vec<u8>>>, Error>>,
-        deadline: Option<Instant>,
-    ) -> Result<Vec<u8>, Error> {
-        let Some(receiver) = receiver.transpose()? else {
-            return Ok(Vec::new());
-        };
-        let received = match deadline {
-            Some(deadline) => receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())),
-            None => receiver.recv().map_err(Into::into),
-        };
-        match received {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(why)) => Err(self.cannot("read its output", &why)),
-            Err(_) => Err(self.too_slow()),
-        }
-    }
-
-    /// The child has closed its output, so it is about to end: look closely at first, then seldom.
-    fn wait(&self, child: &mut Child, deadline: Option<Instant>) -> Result<ExitStatus, Error> {
-        let mut pause = Duration::from_micros(100);
-        loop {
-            if let Some(status) = child.try_wait().map_err(|why| self.cannot("wait for it", &why))? {
-                return Ok(status);
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(self.too_slow());
-            }
-            thread::sleep(pause);
-            pause = pause.saturating_mul(2).min(Duration::from_millis(50));
-        }
-    }
-
-    fn in_background(&self, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-        thread::Builder::new().spawn(work).map(drop).map_err(|why| self.cannot("start a thread for it", &why))
     }
 
     fn cannot(&self, what: &str, why: &io::Error) -> Error {
@@ -192,6 +146,100 @@ impl Invocation<'_> {
             Error::new(Code::INTERNAL, format!("netplugin failed with no error message: {how}"))
         };
         error.with_details(format!("{} ({}): {how}", self.program.display(), self.command))
+    }
+}
+
+/// The pipes to a child. None of them blocks, for the child may wait for another one.
+struct Pipes<'a> {
+    stdin: Option<ChildStdin>,
+    unsent: &'a [u8],
+    stdout: Output<ChildStdout>,
+    stderr: Output<ChildStderr>,
+}
+
+impl<'a> Pipes<'a> {
+    fn of(child: &mut Child, unsent: &'a [u8]) -> io::Result<Self> {
+        let stdin = child.stdin.take();
+        if let Some(pipe) = &stdin {
+            ioctl_fionbio(pipe, true)?;
+        }
+        let (stdout, stderr) = (Output::of(child.stdout.take())?, Output::of(child.stderr.take())?);
+        Ok(Self { stdin, unsent, stdout, stderr })
+    }
+
+    /// What the child says until it has closed both; `None` when that is not before the deadline.
+    fn run(mut self, deadline: Option<Instant>) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        loop {
+            self.feed();
+            self.stdout.collect()?;
+            self.stderr.collect()?;
+            let stdin = self.stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT));
+            let stdout = self.stdout.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN));
+            let stderr = self.stderr.pipe.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN));
+            if stdout.is_none() && stderr.is_none() {
+                return Ok(Some((self.stdout.said, self.stderr.said)));
+            }
+            let mut open: Vec<PollFd<'_>> = [stdin, stdout, stderr].into_iter().flatten().collect();
+            if !wait(&mut open, deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Writes what there is room for. A child may end without reading its stdin.
+    fn feed(&mut self) {
+        let Some(pipe) = &mut self.stdin else { return };
+        while !self.unsent.is_empty() {
+            match pipe.write(self.unsent) {
+                Ok(count) => self.unsent = self.unsent.get(count..).unwrap_or_default(),
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        self.stdin = None;
+    }
+}
+
+/// One of a child's outputs.
+struct Output<P> {
+    /// `None`: closed.
+    pipe: Option<P>,
+    said: Vec<u8>,
+}
+
+impl<P: Read + AsFd> Output<P> {
+    fn of(pipe: Option<P>) -> io::Result<Self> {
+        if let Some(pipe) = &pipe {
+            ioctl_fionbio(pipe, true)?;
+        }
+        Ok(Self { pipe, said: Vec::new() })
+    }
+
+    /// Reads what has come.
+    fn collect(&mut self) -> io::Result<()> {
+        let Some(pipe) = &mut self.pipe else { return Ok(()) };
+        let room = STDOUT_LIMIT_BYTES.saturating_sub(self.said.len() as u64);
+        match pipe.take(room).read_to_end(&mut self.said) {
+            Ok(_) => self.pipe = None,
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
+            Err(why) => return Err(why),
+        }
+        Ok(())
+    }
+}
+
+/// Waits until something can be done with one of `descriptors`; `false`: not before the deadline.
+fn wait(descriptors: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(descriptors, timeout.as_ref()) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(why) => return Err(why.into()),
+        }
     }
 }
 

@@ -29,6 +29,6 @@ pub use delegate::Delegate;
 pub use env::{Attachment, Command, ContainerId, Environment, IfName, NetworkName};
 pub use error::{Code, Error};
 pub use plugin::{Call, DelCall, GcCall, Plugin, StatusCall};
-pub use result::{CniResult, Dns, Interface, Ip, Route};
+pub use result::{CniResult, Dns, Interface, Ip, Route, parse_cidr};
 pub use run::{main, run_with};
 pub use version::Version;

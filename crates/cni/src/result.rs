@@ -12,7 +12,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use self::address::parse_cidr;
+pub use self::address::parse_cidr;
 use self::document::{Document01, Document03, Document10, Incoming};
 use crate::config;
 use crate::error::{Code, Error};
@@ -93,8 +93,8 @@ pub struct Route {
     /// TCP maximum segment size for this route, in bytes.
     #[serde(default, deserialize_with = "document::non_zero", skip_serializing_if = "Option::is_none")]
     pub advmss: Option<u32>,
-    /// Destination. Host bits are cleared when it is read and when it is written.
-    #[serde(serialize_with = "address::masked", deserialize_with = "address::without_host_bits")]
+    /// Destination. Host bits are kept, as by the Go library: what made the route ignored them.
+    #[serde(deserialize_with = "address::with_host_bits")]
     pub dst: IpNetwork,
     /// Next hop; absent means the gateway of the first address of that family.
     #[serde(default, deserialize_with = "address::optional", skip_serializing_if = "Option::is_none")]
@@ -116,7 +116,7 @@ pub struct Route {
 impl Route {
     /// A route with a destination and, if any, a next hop.
     pub fn new(dst: IpNetwork, gw: Option<IpAddr>) -> Self {
-        Self { advmss: None, dst: address::mask(dst), gw, mtu: None, priority: None, scope: None, table: None }
+        Self { advmss: None, dst, gw, mtu: None, priority: None, scope: None, table: None }
     }
 }
 

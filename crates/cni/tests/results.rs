@@ -319,7 +319,7 @@ fn what_go_would_read_is_read() {
     assert_eq!(result.interfaces[0].mac, None);
     assert_eq!(result.ips[0].address.to_string(), "10.0.0.5/24");
     assert_eq!(result.ips[0].gateway, None);
-    assert_eq!(result.routes[0].dst.to_string(), "10.0.0.0/8");
+    assert_eq!(result.routes[0].dst.to_string(), "10.1.2.3/8");
     assert_eq!(result.routes[0].mtu, None);
     assert_eq!(result.routes[0].priority, None);
     assert_eq!(result.routes[0].table, Some(0));

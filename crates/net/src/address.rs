@@ -1,24 +1,33 @@
 //! Addresses of links.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage},
-};
 use nix::errno::Errno;
-use rtnetlink::AddressMessageBuilder;
 
 use crate::{
     Error, Netlink, Result,
+    attribute::{Attributes, attributes, native},
+    ip,
     link::gone_is_false,
+    request::{DELETE_ADDRESS, GET_ADDRESS, NEW_ADDRESS, Request},
     wait::{GROUP_IPV6_ADDRESS, GROUP_LINK, Look},
 };
+
+/// `struct ifaddrmsg`.
+const HEADER_BYTES: usize = 8;
+
+// include/uapi/linux/if_addr.h
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_NODAD: u32 = 0x02;
+const IFA_F_OPTIMISTIC: u32 = 0x04;
+const IFA_F_DADFAILED: u32 = 0x08;
+const IFA_F_TENTATIVE: u32 = 0x40;
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
 /// An address on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +36,10 @@ pub struct Address {
     pub network: IpNetwork,
     /// IPv6: no duplicate address detection (`IFA_F_NODAD`).
     pub nodad: bool,
+    /// IPv6: usable while duplicate address detection is under way (`IFA_F_OPTIMISTIC`, RFC 4429). Taken back by the kernel
+    /// when the address turns out to be a duplicate. Ignored unless the link's sysctl `optimistic_dad` is set, and useless
+    /// when the address is added before the link is up: nothing is delivered to it then until detection ends.
+    pub optimistic: bool,
     /// The kernel adds no route to the prefix (`IFA_F_NOPREFIXROUTE`).
     pub noprefixroute: bool,
     /// Read only, IPv6: duplicate address detection has not ended, the address cannot be used yet.
@@ -41,7 +54,15 @@ impl Address {
     /// An address without flags.
     #[must_use]
     pub const fn new(network: IpNetwork) -> Self {
-        Self { network, nodad: false, noprefixroute: false, tentative: false, dad_failed: false, peer: None }
+        Self {
+            network,
+            nodad: false,
+            optimistic: false,
+            noprefixroute: false,
+            tentative: false,
+            dad_failed: false,
+            peer: None,
+        }
     }
 }
 
@@ -51,12 +72,11 @@ impl Netlink {
     /// # Errors
     /// [`Error::is_not_found`] when there is no such link.
     pub fn addresses(&self, index: u32) -> Result<Vec<Address>> {
-        let mut query = AddressMessage::default();
-        query.header.index = index;
-        let request = RouteNetlinkMessage::GetAddress(query);
-        let answers = self.dump("list addresses of link", || self.label(index), &request)?;
+        let request = Request::new(GET_ADDRESS, message(0, 0, index));
         // Kernels before 4.20 do not filter.
-        Ok(answers.iter().filter_map(|answer| parse(answer, index)).collect())
+        let read = (NEW_ADDRESS, |body: &[u8]| Some(parse(body, index)));
+        let answers = self.dump("list addresses of link", || self.label(index), &request, read)?;
+        Ok(answers.into_iter().flatten().collect())
     }
 
     /// Adds an address; IPv4 gets the prefix's broadcast address when the prefix is shorter than 31.
@@ -64,9 +84,9 @@ impl Netlink {
     /// # Errors
     /// [`Error::is_exists`] when the link has it already.
     pub fn add_address(&self, index: u32, address: &Address) -> Result<()> {
-        let request = RouteNetlinkMessage::NewAddress(build(index, address));
+        let request = Request::new(NEW_ADDRESS, build(index, address));
         let object = || format!("{} to link {}", address.network, self.label(index));
-        self.acked("add address", object, request, NLM_F_CREATE | NLM_F_EXCL).map_err(|e| {
+        self.acked("add address", object, &request, NLM_F_CREATE | NLM_F_EXCL).map_err(|e| {
             e.with_remedy(Errno::EEXIST, "the link has this address already")
                 .with_remedy(Errno::EACCES, "IPv6 is switched off on the link (sysctl disable_ipv6)")
         })
@@ -118,68 +138,99 @@ impl Netlink {
     }
 
     fn delete_exactly(&self, index: u32, address: &Address) -> Result<bool> {
-        let request = RouteNetlinkMessage::DelAddress(build(index, address));
+        let request = Request::new(DELETE_ADDRESS, build(index, address));
         let object = || format!("{} from link {}", address.network, self.label(index));
-        gone_is_false(self.acked("delete address", object, request, 0), &[Errno::EADDRNOTAVAIL, Errno::ENODEV])
+        gone_is_false(self.acked("delete address", object, &request, 0), &[Errno::EADDRNOTAVAIL, Errno::ENODEV])
     }
 }
 
-fn build(index: u32, address: &Address) -> AddressMessage {
-    let prefix = address.network.prefix();
-    let mut message = match address.network.ip() {
-        IpAddr::V4(ip) => AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(ip, prefix).build(),
-        IpAddr::V6(ip) => AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(ip, prefix).build(),
+fn build(index: u32, address: &Address) -> Attributes {
+    let network = address.network;
+    let own = ip::bytes(network.ip());
+    let mut message = message(ip::family(network.ip()), network.prefix(), index);
+    message.bytes(IFA_LOCAL, &own);
+    match address.peer {
+        Some(peer) => message.bytes(IFA_ADDRESS, &ip::bytes(peer)),
+        None => message.bytes(IFA_ADDRESS, &own),
     };
-    if let Some(peer) = address.peer {
-        message.attributes.retain(|attribute| matches!(attribute, AddressAttribute::Local(_)));
-        message.attributes.push(AddressAttribute::Address(peer));
+    if let IpNetwork::V4(network) = network
+        && network.prefix() < 31
+        && address.peer.is_none()
+    {
+        message.bytes(IFA_BROADCAST, &network.broadcast().octets());
     }
-    let mut flags = AddressFlags::empty();
-    flags.set(AddressFlags::Nodad, address.nodad);
-    flags.set(AddressFlags::Noprefixroute, address.noprefixroute);
-    if !flags.is_empty() {
-        message.attributes.push(AddressAttribute::Flags(flags));
+    let flags = [
+        (address.nodad, IFA_F_NODAD),
+        (address.optimistic, IFA_F_OPTIMISTIC),
+        (address.noprefixroute, IFA_F_NOPREFIXROUTE),
+    ];
+    let flags = flags.into_iter().filter(|(wanted, _)| *wanted).fold(0, |all, (_, flag)| all | flag);
+    if flags != 0 {
+        message.native_u32(IFA_FLAGS, flags);
     }
     message
 }
 
-fn parse(message: &RouteNetlinkMessage, index: u32) -> Option<Address> {
-    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
-    if message.header.index != index {
+/// `struct ifaddrmsg`.
+fn message(family: u8, prefix: u8, index: u32) -> Attributes {
+    let mut message = Attributes::new();
+    message.header(&[family, prefix, 0, 0]).header(&index.to_ne_bytes());
+    message
+}
+
+pub(crate) fn parse(body: &[u8], index: u32) -> Option<Address> {
+    let (&[family, prefix, flags, _, i0, i1, i2, i3], rest) = body.split_first_chunk::<HEADER_BYTES>()?;
+    if u32::from_ne_bytes([i0, i1, i2, i3]) != index {
         return None;
     }
-    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    let mut flags = u32::from(flags);
     let (mut local, mut address) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(ip) => local = Some(*ip),
-            AddressAttribute::Address(ip) => address = Some(*ip),
-            AddressAttribute::Flags(all) => flags = *all,
+    for (kind, value) in attributes(rest) {
+        match kind {
+            IFA_LOCAL => local = ip::read(family, value),
+            IFA_ADDRESS => address = ip::read(family, value),
+            IFA_FLAGS => flags = native(value)?,
             _ => {}
         }
     }
     // IFA_ADDRESS is the peer's where there is a IFA_LOCAL that differs.
     let own = local.or(address)?;
     Some(Address {
-        network: IpNetwork::new(own, message.header.prefix_len).ok()?,
-        nodad: flags.contains(AddressFlags::Nodad),
-        noprefixroute: flags.contains(AddressFlags::Noprefixroute),
-        tentative: flags.contains(AddressFlags::Tentative),
-        dad_failed: flags.contains(AddressFlags::Dadfailed),
+        network: IpNetwork::new(own, prefix).ok()?,
+        nodad: flags & IFA_F_NODAD != 0,
+        optimistic: flags & IFA_F_OPTIMISTIC != 0,
+        noprefixroute: flags & IFA_F_NOPREFIXROUTE != 0,
+        tentative: flags & IFA_F_TENTATIVE != 0,
+        dad_failed: flags & IFA_F_DADFAILED != 0,
         peer: address.filter(|peer| *peer != own),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::{Emitable, Parseable};
+    use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+
     use super::*;
+
+    /// What another implementation reads.
+    fn read(message: Attributes) -> AddressMessage {
+        AddressMessage::parse(message.finish().unwrap().as_slice()).unwrap()
+    }
+
+    /// What another implementation writes.
+    fn written(message: &AddressMessage) -> Vec<u8> {
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        bytes
+    }
 
     fn network(text: &str) -> IpNetwork {
         text.parse().unwrap()
     }
 
     fn attributes(address: &Address) -> Vec<AddressAttribute> {
-        build(5, address).attributes
+        read(build(5, address)).attributes
     }
 
     #[test]
@@ -204,6 +255,8 @@ mod tests {
         address.noprefixroute = true;
         let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
         assert!(attributes(&address).contains(&AddressAttribute::Flags(flags)));
+        let optimistic = Address { optimistic: true, ..Address::new(network("fd00::1/64")) };
+        assert!(attributes(&optimistic).contains(&AddressAttribute::Flags(AddressFlags::Optimistic)));
     }
 
     #[test]
@@ -211,7 +264,7 @@ mod tests {
         for (own, peer) in [("10.0.0.1/32", "10.0.0.2"), ("fd00::1/128", "fd00::2")] {
             let mut address = Address::new(network(own));
             address.peer = Some(peer.parse().unwrap());
-            let message = RouteNetlinkMessage::NewAddress(build(5, &address));
+            let message = build(5, &address).finish().unwrap();
             assert_eq!(parse(&message, 5), Some(address));
             assert_eq!(parse(&message, 6), None);
         }
@@ -219,11 +272,11 @@ mod tests {
 
     #[test]
     fn all_flags_win_over_the_eight_of_the_header() {
-        let mut message = build(5, &Address::new(network("fd00::1/64")));
+        let mut message = read(build(5, &Address::new(network("fd00::1/64"))));
         message.attributes.push(AddressAttribute::Flags(
             AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Noprefixroute,
         ));
-        let address = parse(&RouteNetlinkMessage::NewAddress(message), 5).unwrap();
+        let address = parse(&written(&message), 5).unwrap();
         assert!(address.tentative && address.dad_failed && address.noprefixroute && !address.nodad);
         assert_eq!(address.peer, None);
     }

@@ -99,6 +99,17 @@ pub enum Error {
         detail: String,
     },
 
+    /// A request makes no sense, or the kernel has no room for it; nothing was sent.
+    #[error("{action} {object}: {reason}")]
+    InvalidRequest {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        object: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+
     /// A text is no interface name.
     #[error("`{text}` is not an interface name: {rule}")]
     InvalidName {
@@ -156,6 +167,7 @@ impl Error {
             Self::NotANetns { .. }
             | Self::DuplicateAddress { .. }
             | Self::Answer { .. }
+            | Self::InvalidRequest { .. }
             | Self::InvalidName { .. }
             | Self::InvalidMac { .. }
             | Self::InvalidMode { .. }
@@ -186,6 +198,12 @@ impl Error {
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES))
+    }
+
+    /// Whether a transaction was refused because somebody has changed the ruleset since it was read: read it again.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.errno() == Some(Errno::ERESTART)
     }
 
     pub(crate) fn kernel(action: &'static str, object: impl Into<String>, errno: Errno) -> Self {

@@ -44,6 +44,8 @@ pub(crate) enum Content<'a> {
 pub(crate) struct Refusal {
     pub errno: Errno,
     pub message: Option<String>,
+    /// Where in the refused message the attribute begins that it was refused for.
+    pub offset: Option<u32>,
 }
 
 /// The frames of a datagram, or what is wrong with it as the last item.
@@ -93,6 +95,7 @@ fn answer<'a>(body: &[u8], flags: u16, attributes: Option<&[u8]>) -> Content<'a>
     Content::Refusal(Refusal {
         errno: Errno::from_raw(code.wrapping_neg()),
         message: attributes.and_then(extended_text),
+        offset: attributes.and_then(offset),
     })
 }
 
@@ -131,6 +134,12 @@ fn extended_text(attributes: &[u8]) -> Option<String> {
     Some(parts.join(" ")).filter(|text| !text.is_empty())
 }
 
+fn offset(attributes: &[u8]) -> Option<u32> {
+    let mut all = NlasIterator::new(attributes).map_while(Result::ok);
+    let found = all.find(|attribute| attribute.kind() == NLMSGERR_ATTR_OFFS)?;
+    Some(u32::from_ne_bytes(found.value().try_into().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,7 +174,7 @@ mod tests {
         assert_eq!(frames(&bytes).next().unwrap().unwrap().sequence, 7);
         assert_eq!(
             refusal(&bytes),
-            Refusal { errno: Errno::ENETUNREACH, message: Some("Nexthop has invalid gateway".into()) }
+            Refusal { errno: Errno::ENETUNREACH, message: Some("Nexthop has invalid gateway".into()), offset: None }
         );
     }
 
@@ -184,13 +193,14 @@ mod tests {
         let refusal = refusal(&bytes);
         assert_eq!(refusal.errno, Errno::ERANGE);
         assert_eq!(refusal.message.unwrap(), "Attribute is too long (attribute at offset 32)");
+        assert_eq!(refusal.offset, Some(32));
     }
 
     #[test]
     fn an_error_without_extended_ack_has_a_number_only() {
         let mut bytes = unreachable_gateway();
         bytes[6..8].copy_from_slice(&0x100u16.to_ne_bytes());
-        assert_eq!(refusal(&bytes), Refusal { errno: Errno::ENETUNREACH, message: None });
+        assert_eq!(refusal(&bytes), Refusal { errno: Errno::ENETUNREACH, message: None, offset: None });
     }
 
     #[test]
@@ -213,7 +223,7 @@ mod tests {
         bytes.extend((-2i32).to_ne_bytes());
         bytes.extend([15, 0, 1, 0]);
         bytes.extend(b"No table!!\0\0");
-        assert_eq!(refusal(&bytes), Refusal { errno: Errno::ENOENT, message: Some("No table!!".into()) });
+        assert_eq!(refusal(&bytes), Refusal { errno: Errno::ENOENT, message: Some("No table!!".into()), offset: None });
     }
 
     proptest::proptest! {

@@ -1,8 +1,9 @@
 //! The kernel's network, as plain synchronous calls: namespaces, links, addresses, routes,
-//! announcements to neighbours, sysctl, and the two descriptors a user-space tunnel needs (a TUN
-//! device and an outer UDP socket).
+//! nftables, sysctl, and the two descriptors a user-space tunnel needs (a TUN device and an outer
+//! UDP socket).
 //!
-//! Everything that speaks netlink goes through [`Netlink`], one socket per namespace. What acts in
+//! Everything that speaks netlink goes through [`Netlink`], and what concerns packet filters through
+//! [`Nftables`], one socket each per namespace. What acts in
 //! the *calling thread's* namespace says so: [`sysctl`], [`tun`], [`udp`]. Enter one with
 //! [`Netns::run`] in a one-shot program and with [`Netns::run_on_thread`] in a long-lived one.
 //!
@@ -11,17 +12,25 @@
 #![deny(unsafe_code)]
 
 pub mod address;
-pub mod announce;
+mod attribute;
+pub mod bridge;
+mod channel;
 #[expect(unsafe_code, reason = "a socket option without a safe wrapper in nix or socket2")]
 mod cookie;
 pub mod error;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+mod ip;
 pub mod link;
 mod link_message;
 pub mod name;
 pub mod netlink;
 #[expect(unsafe_code, reason = "the ioctl that asks a descriptor which kind of namespace it is")]
 pub mod netns;
+pub mod nftables;
+pub mod probe;
+mod request;
 pub mod route;
 mod route_message;
 pub mod sysctl;
@@ -32,12 +41,14 @@ pub mod udp;
 mod wait;
 
 pub use address::Address;
-pub use announce::announce;
+pub use bridge::{Port, PortState, PortVlan};
 pub use error::Error;
 pub use link::{BridgePort, BridgeSpec, Link, LinkChange, LinkKind, MacvlanMode, MacvlanSpec, VethSpec};
 pub use name::{IfName, MacAddress};
 pub use netlink::Netlink;
 pub use netns::{Netns, NetnsGuard, NetnsId};
+pub use nftables::Nftables;
+pub use probe::{Conflict, probe};
 pub use route::{Route, RouteLookup};
 pub use tun::{create_tun, open_tun};
 pub use udp::{UdpSpec, open_udp};

@@ -3,11 +3,14 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use nix::errno::Errno;
 
 use crate::{
-    Error, MacAddress, Netlink, Netns, Result, link_message as message,
+    Error, MacAddress, Netlink, Netns, Port, Result,
+    attribute::Attributes,
+    bridge::NO_VLAN_FILTERING,
+    link_message as message,
+    request::{DELETE_LINK, GET_LINK, NEW_LINK, Request, SET_LINK},
     wait::{GROUP_LINK, Look},
 };
 
@@ -58,8 +61,14 @@ pub struct Link {
     pub peer_netnsid: Option<i32>,
     /// Mode of a macvlan.
     pub macvlan_mode: Option<MacvlanMode>,
+    /// Whether a bridge separates VLANs; `None` for other links, and where the kernel has no bridge VLAN filtering.
+    pub vlan_filtering: Option<bool>,
+    /// What a bridge's port is like; `None` for other links.
+    pub port: Option<Port>,
     /// Free text set on the link (`ip link set … alias`).
     pub alias: Option<String>,
+    /// Group (`ip link set … group`); 0 where nobody set one.
+    pub group: u32,
     /// All flags (`IFF_*`, include/uapi/linux/if.h).
     pub flags: u32,
 }
@@ -90,6 +99,9 @@ pub struct VethSpec<'a> {
     pub mac: Option<MacAddress>,
     /// Free text on this end.
     pub alias: Option<&'a str>,
+    /// Group of this end for the moment between creation and its `alias`, which takes it back to 0: in it and without an
+    /// alias is what a killed process left half made.
+    pub passing_group: Option<u32>,
     /// Index of the bridge this end becomes a port of.
     pub master: Option<u32>,
     /// Name of the other end.
@@ -111,6 +123,7 @@ impl<'a> VethSpec<'a> {
             mtu: None,
             mac: None,
             alias: None,
+            passing_group: None,
             master: None,
             peer_name,
             peer_netns,
@@ -157,13 +170,15 @@ pub struct BridgeSpec<'a> {
     pub mtu: Option<u32>,
     /// Hardware address; `None` lets it follow its ports.
     pub mac: Option<MacAddress>,
+    /// Whether it separates VLANs from its beginning on; `None` is the kernel's default (no).
+    pub vlan_filtering: Option<bool>,
 }
 
 impl<'a> BridgeSpec<'a> {
     /// A bridge whose MTU and address follow its ports.
     #[must_use]
     pub const fn new(name: &'a str) -> Self {
-        Self { name, mtu: None, mac: None }
+        Self { name, mtu: None, mac: None, vlan_filtering: None }
     }
 }
 
@@ -184,6 +199,8 @@ pub struct LinkChange {
     pub promisc: Option<bool>,
     /// Free text.
     pub alias: Option<String>,
+    /// Group.
+    pub group: Option<u32>,
     /// `true`: the kernel makes no IPv6 link-local address by itself. Takes effect before `up`.
     pub addr_gen_none: bool,
     /// Length of the transmit queue in packets.
@@ -221,9 +238,8 @@ impl Netlink {
     /// # Errors
     /// As [`Netlink::link`].
     pub fn links(&self) -> Result<Vec<Link>> {
-        let request = RouteNetlinkMessage::GetLink(message::any());
-        let answers = self.dump("list", || "links".into(), &request)?;
-        Ok(answers.iter().filter_map(message::parse).collect())
+        let request = Request::new(GET_LINK, message::any());
+        self.dump("list", || "links".into(), &request, (NEW_LINK, message::parse))
     }
 
     /// Makes a veth pair; all of it or nothing.
@@ -260,9 +276,16 @@ impl Netlink {
     /// Makes a bridge.
     ///
     /// # Errors
-    /// [`Error::is_exists`] when the name is taken.
+    /// [`Error::is_exists`] when the name is taken; with words when VLANs are asked for and this kernel has no bridge VLAN
+    /// filtering.
     pub fn add_bridge(&self, spec: &BridgeSpec<'_>) -> Result<()> {
-        self.create("create bridge", spec.name, message::bridge(spec))
+        self.create("create bridge", spec.name, message::bridge(spec)).map_err(|error| match error {
+            // Without bridges at all it says "Unknown device type".
+            Error::Kernel { message: None, .. } if spec.vlan_filtering.is_some() => {
+                error.with_remedy(Errno::EOPNOTSUPP, NO_VLAN_FILTERING)
+            }
+            other => other,
+        })
     }
 
     /// Changes a link.
@@ -271,8 +294,8 @@ impl Netlink {
     /// [`Error::is_not_found`] when there is no such link.
     pub fn change_link(&self, index: u32, change: &LinkChange) -> Result<()> {
         let set = |message| {
-            let request = RouteNetlinkMessage::SetLink(message);
-            self.acked("change link", || self.label(index), request, 0)
+            let request = Request::new(SET_LINK, message);
+            self.acked("change link", || self.label(index), &request, 0)
         };
         if change.addr_gen_none {
             // A link without IPv6 (switched off, MTU below 1280) generates nothing anyway.
@@ -289,8 +312,32 @@ impl Netlink {
         if *port == BridgePort::default() {
             return Ok(());
         }
-        let request = RouteNetlinkMessage::NewLink(message::bridge_port(index, port));
-        self.acked("change bridge port", || self.label(index), request, 0)
+        let request = Request::new(NEW_LINK, message::bridge_port(index, port));
+        self.acked("change bridge port", || self.label(index), &request, 0)
+    }
+
+    /// Makes the kernel tell the neighbours where the link's addresses are: its hardware address is set to what it is, whereupon
+    /// (`NETDEV_CHANGEADDR`) the kernel sends a gratuitous ARP request for every IPv4 address where the sysctl
+    /// `net/ipv4/conf/<link>/arp_notify` is 1, and an unsolicited neighbour advertisement for every IPv6 address where
+    /// `net/ipv6/conf/<link>/ndisc_notify` is 1.
+    ///
+    /// The link must be up; without carrier, or while a bridge's port does not forward, nothing gets through. An IPv6 address
+    /// that is tentative is not announced (an optimistic one is): see [`Netlink::wait_addresses_usable`]. The kernel forgets the
+    /// neighbours that it knew on the link.
+    ///
+    /// # Errors
+    /// [`Error::is_not_found`] when there is no such link; when it has no hardware address that could be set.
+    pub fn announce(&self, index: u32) -> Result<()> {
+        let action = "announce the addresses of link";
+        let link = self.link_by_index(index)?;
+        let link = link.ok_or_else(|| Error::kernel(action, format!("with index {index}"), Errno::ENODEV))?;
+        let Some(mac) = link.mac.filter(|mac| !mac.is_zero()) else {
+            let reason = "it is no Ethernet, where neighbours could be told".into();
+            return Err(Error::InvalidRequest { action, object: link.name, reason });
+        };
+        let same = LinkChange { mac: Some(mac), ..LinkChange::default() };
+        let request = message::change(index, &same).unwrap_or_else(|| message::with_index(index));
+        self.acked(action, || link.name.clone(), &Request::new(SET_LINK, request), 0)
     }
 
     /// Deletes a link; `Ok(false)` when it is gone already.
@@ -298,8 +345,8 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses (hardware, loopback).
     pub fn delete_link(&self, index: u32) -> Result<bool> {
-        let request = RouteNetlinkMessage::DelLink(message::with_index(index));
-        gone_is_false(self.acked("delete link", || self.label(index), request, 0), &[Errno::ENODEV])
+        let request = Request::new(DELETE_LINK, message::with_index(index));
+        gone_is_false(self.acked("delete link", || self.label(index), &request, 0), &[Errno::ENODEV])
     }
 
     /// Waits until the link called `name` exists and `until` holds for it.
@@ -325,19 +372,17 @@ impl Netlink {
         }
     }
 
-    fn find_link(&self, request: LinkMessage, object: impl Fn() -> String) -> Result<Option<Link>> {
-        match self.get("look up link", &object, RouteNetlinkMessage::GetLink(request)) {
-            Ok(answer) => message::parse(&answer)
-                .map(Some)
-                .ok_or_else(|| Error::answer("look up link", object(), "it is no link")),
+    fn find_link(&self, query: Attributes, object: impl Fn() -> String) -> Result<Option<Link>> {
+        match self.get("look up link", &object, &Request::new(GET_LINK, query), (NEW_LINK, message::parse)) {
+            Ok(link) => Ok(Some(link)),
             Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn create(&self, action: &'static str, name: &str, message: LinkMessage) -> Result<()> {
-        let request = RouteNetlinkMessage::NewLink(message);
-        self.acked(action, || name.to_owned(), request, NLM_F_CREATE | NLM_F_EXCL).map_err(|e| {
+    fn create(&self, action: &'static str, name: &str, message: Attributes) -> Result<()> {
+        let request = Request::new(NEW_LINK, message);
+        self.acked(action, || name.to_owned(), &request, NLM_F_CREATE | NLM_F_EXCL).map_err(|e| {
             e.with_remedy(Errno::EEXIST, "a link of this name is there already: delete it or choose another name")
         })
     }
@@ -345,7 +390,8 @@ impl Netlink {
     fn set_veth_aliases(&self, spec: &VethSpec<'_>) -> Result<()> {
         let change = |alias: &str| LinkChange { alias: Some(alias.to_owned()), ..LinkChange::default() };
         if let Some(alias) = spec.alias {
-            self.change_by_name(spec.name, &change(alias))?;
+            let group = spec.passing_group.map(|_| 0);
+            self.change_by_name(spec.name, &LinkChange { group, ..change(alias) })?;
         }
         if let Some(alias) = spec.peer_alias {
             Self::open_in(spec.peer_netns)?.change_by_name(spec.peer_name, &change(alias))?;

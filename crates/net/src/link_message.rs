@@ -1,227 +1,434 @@
-//! Links as netlink messages: requests from specifications, and reading what the kernel reports.
+//! Links as netlink messages (`struct ifinfomsg`, `IFLA_*` of include/uapi/linux/if_link.h): requests from specifications, and
+//! reading what the kernel reports.
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute,
-        LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
-    },
-};
-use rtnetlink::{LinkBridge, LinkBridgePort, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth};
-
 use crate::{
-    BridgePort, BridgeSpec, Link, LinkChange, LinkKind, MacAddress, MacvlanMode, MacvlanSpec, Netns, VethSpec,
+    BridgePort, BridgeSpec, Link, LinkChange, LinkKind, MacAddress, MacvlanMode, MacvlanSpec, Netns, Port, PortState,
+    PortVlan, VethSpec,
+    attribute::{Attributes, attributes, find, native, text},
 };
+
+/// `struct ifinfomsg`.
+const HEADER_BYTES: usize = 16;
+
+const AF_UNSPEC: u8 = 0;
+const AF_BRIDGE: u8 = 7;
+const AF_INET6: u16 = 10;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
+const IFLA_OPERSTATE: u16 = 16;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_LINK_NETNSID: u16 = 37;
+
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const INFO_PORT_KIND: u16 = 4;
+const INFO_PORT_DATA: u16 = 5;
+
+const VETH_PEER: u16 = 1;
+const MACVLAN_MODE: u16 = 1;
+const MACVLAN_BC_QUEUE_LEN: u16 = 7;
+const BRIDGE_VLAN_FILTERING: u16 = 7;
+const BRIDGE_VLAN_PROTOCOL: u16 = 8;
+const PORT_STATE: u16 = 1;
+const PORT_HAIRPIN: u16 = 4;
+const PORT_ISOLATED: u16 = 33;
+const INET6_ADDR_GEN_MODE: u16 = 8;
+const ADDR_GEN_NONE: u8 = 1;
+
+// include/uapi/linux/if_bridge.h
+const SPEC_FLAGS: u16 = 0;
+const SPEC_VLAN: u16 = 2;
+const FLAGS_MASTER: u16 = 1;
+const VLAN_PVID: u16 = 1 << 1;
+const VLAN_UNTAGGED: u16 = 1 << 2;
+const VLAN_RANGE_BEGIN: u16 = 1 << 3;
+const VLAN_RANGE_END: u16 = 1 << 4;
+
+const EXT_BRIDGE_VLANS_COMPRESSED: u32 = 1 << 2;
+const EXT_SKIP_STATISTICS: u32 = 1 << 3;
+
+const IF_OPER_UP: u8 = 6;
+const IFF_UP: u32 = 1;
+const IFF_PROMISC: u32 = 1 << 8;
+const IFF_LOWER_UP: u32 = 1 << 16;
 
 /// A query that matches every link, without the statistics nobody reads.
-pub(crate) fn any() -> LinkMessage {
-    let skip = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
-    LinkMessageBuilder::<LinkUnspec>::new().append_extra_attribute(skip).build()
+pub(crate) fn any() -> Attributes {
+    query(0)
 }
 
-pub(crate) fn by_name(name: &str) -> LinkMessage {
-    let mut message = any();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+pub(crate) fn by_name(name: &str) -> Attributes {
+    let mut message = query(0);
+    message.text(IFLA_IFNAME, name);
     message
 }
 
-pub(crate) fn by_index(index: u32) -> LinkMessage {
-    let mut message = any();
-    message.header.index = index;
-    message
+pub(crate) fn by_index(index: u32) -> Attributes {
+    query(index)
 }
 
 /// Nothing but an index.
-pub(crate) fn with_index(index: u32) -> LinkMessage {
-    LinkUnspec::new_with_index(index).build()
+pub(crate) fn with_index(index: u32) -> Attributes {
+    message(AF_UNSPEC, index, 0, 0)
 }
 
 /// A pair in one message: nobody ever sees the other end here or under a passing name.
-pub(crate) fn veth(spec: &VethSpec<'_>) -> LinkMessage {
-    let peer = LinkUnspec::new_with_name(spec.peer_name);
-    let peer = in_netns(with_mtu_and_mac(peer, spec.mtu, spec.peer_mac), Some(spec.peer_netns));
-    let mut link = LinkVeth::new(spec.name, spec.peer_name).set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+pub(crate) fn veth(spec: &VethSpec<'_>) -> Attributes {
+    let mut link = with_index(0);
+    link.text(IFLA_IFNAME, spec.name);
     if let Some(master) = spec.master {
-        link = link.controller(master);
+        link.native_u32(IFLA_MASTER, master);
     }
-    with_mtu_and_mac(link, spec.mtu, spec.mac).build()
+    mtu_and_mac(&mut link, spec.mtu, spec.mac);
+    if let Some(group) = spec.passing_group {
+        link.native_u32(IFLA_GROUP, group);
+    }
+    one_queue(&mut link);
+    link.group(IFLA_LINKINFO, |info| {
+        info.text(INFO_KIND, "veth").group(INFO_DATA, |data| {
+            data.group(VETH_PEER, |peer| {
+                peer.header(&[0; HEADER_BYTES]).text(IFLA_IFNAME, spec.peer_name);
+                mtu_and_mac(peer, spec.mtu, spec.peer_mac);
+                one_queue(peer);
+                in_netns(peer, Some(spec.peer_netns));
+            });
+        });
+    });
+    link
 }
 
-pub(crate) fn macvlan(spec: &MacvlanSpec<'_>) -> LinkMessage {
-    let mut link = LinkMacVlan::new(spec.name, spec.lower_index, spec.mode.into());
-    if let Some(packets) = spec.bc_queue_len {
-        link = link.append_info_data(InfoMacVlan::BcQueueLen(packets));
-    }
-    in_netns(with_mtu_and_mac(link, spec.mtu, spec.mac), spec.netns).build()
+pub(crate) fn macvlan(spec: &MacvlanSpec<'_>) -> Attributes {
+    let mut link = with_index(0);
+    link.text(IFLA_IFNAME, spec.name).native_u32(IFLA_LINK, spec.lower_index);
+    mtu_and_mac(&mut link, spec.mtu, spec.mac);
+    in_netns(&mut link, spec.netns);
+    link.group(IFLA_LINKINFO, |info| {
+        info.text(INFO_KIND, "macvlan").group(INFO_DATA, |data| {
+            data.native_u32(MACVLAN_MODE, spec.mode.number());
+            if let Some(packets) = spec.bc_queue_len {
+                data.native_u32(MACVLAN_BC_QUEUE_LEN, packets);
+            }
+        });
+    });
+    link
 }
 
-pub(crate) fn bridge(spec: &BridgeSpec<'_>) -> LinkMessage {
-    let link = LinkMessageBuilder::<LinkBridge>::new(spec.name);
-    with_mtu_and_mac(link, spec.mtu, spec.mac).build()
+pub(crate) fn bridge(spec: &BridgeSpec<'_>) -> Attributes {
+    let mut link = with_index(0);
+    link.text(IFLA_IFNAME, spec.name);
+    mtu_and_mac(&mut link, spec.mtu, spec.mac);
+    bridge_info(&mut link, spec.vlan_filtering);
+    link
 }
 
-pub(crate) fn bridge_port(index: u32, port: &BridgePort) -> LinkMessage {
-    let mut message = LinkBridgePort::new(index);
-    if let Some(hairpin) = port.hairpin {
-        message = message.hairpin(hairpin);
+pub(crate) fn vlan_filtering(bridge_index: u32, on: bool) -> Attributes {
+    let mut link = with_index(bridge_index);
+    bridge_info(&mut link, Some(on));
+    link
+}
+
+/// A query for the ports of all bridges, with consecutive VLANs as ranges.
+pub(crate) fn ports_with_vlans() -> Attributes {
+    let mut message = message(AF_BRIDGE, 0, 0, 0);
+    message.native_u32(IFLA_EXT_MASK, EXT_BRIDGE_VLANS_COMPRESSED);
+    message
+}
+
+/// VLANs of a port, told to its bridge and not to the link itself.
+pub(crate) fn port_vlan(index: u32, vlan: &PortVlan) -> Attributes {
+    let flags = if vlan.pvid { VLAN_PVID } else { 0 } | if vlan.untagged { VLAN_UNTAGGED } else { 0 };
+    let info = |spec: &mut Attributes, flags: u16, vid: u16| {
+        spec.bytes(SPEC_VLAN, &[flags.to_ne_bytes(), vid.to_ne_bytes()].concat());
+    };
+    let mut message = message(AF_BRIDGE, index, 0, 0);
+    message.group(IFLA_AF_SPEC, |spec| {
+        spec.bytes(SPEC_FLAGS, &FLAGS_MASTER.to_ne_bytes());
+        if vlan.first == vlan.last {
+            info(spec, flags, vlan.first);
+        } else {
+            info(spec, flags | VLAN_RANGE_BEGIN, vlan.first);
+            info(spec, flags | VLAN_RANGE_END, vlan.last);
+        }
+    });
+    message
+}
+
+/// The VLANs in an answer, if it is about the port `index`.
+pub(crate) fn port_vlans(body: &[u8], index: u32) -> Vec<PortVlan> {
+    let Some((header, rest)) = body.split_first_chunk::<HEADER_BYTES>() else { return Vec::new() };
+    if header.get(4..8).and_then(native) != Some(index) {
+        return Vec::new();
     }
-    if let Some(isolated) = port.isolated {
-        message = message.isolated(isolated);
+    let mut found = Vec::new();
+    let mut first = None;
+    for (_, value) in find(rest, IFLA_AF_SPEC).into_iter().flat_map(attributes).filter(|(kind, _)| *kind == SPEC_VLAN) {
+        let Some([f0, f1, v0, v1]) = value.first_chunk() else { continue };
+        let (flags, vid) = (u16::from_ne_bytes([*f0, *f1]), u16::from_ne_bytes([*v0, *v1]));
+        if flags & VLAN_RANGE_BEGIN != 0 {
+            first = Some(vid);
+            continue;
+        }
+        let begun = first.take().filter(|_| flags & VLAN_RANGE_END != 0);
+        found.push(PortVlan {
+            first: begun.unwrap_or(vid),
+            last: vid,
+            pvid: flags & VLAN_PVID != 0,
+            untagged: flags & VLAN_UNTAGGED != 0,
+        });
     }
-    message.build()
+    found
+}
+
+pub(crate) fn bridge_port(index: u32, port: &BridgePort) -> Attributes {
+    let mut message = with_index(index);
+    message.group(IFLA_LINKINFO, |info| {
+        info.text(INFO_PORT_KIND, "bridge").group(INFO_PORT_DATA, |data| {
+            for (kind, wanted) in [(PORT_HAIRPIN, port.hairpin), (PORT_ISOLATED, port.isolated)] {
+                if let Some(on) = wanted {
+                    data.u8(kind, on.into());
+                }
+            }
+        });
+    });
+    message
 }
 
 /// Asks for no IPv6 address made by the kernel. The kernel reads this after the flags
 /// (`do_setlink`, net/core/rtnetlink.c), but a link that goes up with the old mode has its address
 /// already: it must be sent before, on its own.
-pub(crate) fn no_generated_address(index: u32) -> LinkMessage {
-    let inet6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-    LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![inet6])).build()
+pub(crate) fn no_generated_address(index: u32) -> Attributes {
+    let mut message = with_index(index);
+    message.group(IFLA_AF_SPEC, |spec| {
+        spec.group(AF_INET6, |inet6| {
+            inet6.u8(INET6_ADDR_GEN_MODE, ADDR_GEN_NONE);
+        });
+    });
+    message
 }
 
 /// Everything else of a change; `None` when there is nothing else.
-pub(crate) fn change(index: u32, change: &LinkChange) -> Option<LinkMessage> {
-    let mut message = LinkUnspec::new_with_index(index);
-    message = match change.up {
-        Some(true) => message.up(),
-        Some(false) => message.down(),
-        None => message,
-    };
-    if let Some(promisc) = change.promisc {
-        message = message.promiscuous(promisc);
+pub(crate) fn change(index: u32, change: &LinkChange) -> Option<Attributes> {
+    let (mut flags, mut mask) = (0, 0);
+    for (bit, wanted) in [(IFF_UP, change.up), (IFF_PROMISC, change.promisc)] {
+        if let Some(on) = wanted {
+            mask |= bit;
+            flags |= if on { bit } else { 0 };
+        }
     }
+    let mut message = message(AF_UNSPEC, index, flags, mask);
     if let Some(master) = change.master {
-        message = message.controller(master.unwrap_or(0));
+        message.native_u32(IFLA_MASTER, master.unwrap_or(0));
     }
     if let Some(name) = &change.name {
-        message = message.name(name);
+        message.text(IFLA_IFNAME, name);
     }
     if let Some(alias) = &change.alias {
-        message = message.alias(alias);
+        message.bytes(IFLA_IFALIAS, alias.as_bytes());
+    }
+    if let Some(group) = change.group {
+        message.native_u32(IFLA_GROUP, group);
     }
     if let Some(packets) = change.tx_queue_len {
-        message = message.txqueuelen(packets);
+        message.native_u32(IFLA_TXQLEN, packets);
     }
-    let message = with_mtu_and_mac(message, change.mtu, change.mac).build();
+    mtu_and_mac(&mut message, change.mtu, change.mac);
     (message != with_index(index)).then_some(message)
 }
 
-pub(crate) fn parse(message: &RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else { return None };
-    let flags = message.header.flags;
+/// The link in an answer; `None` when it is none.
+pub(crate) fn parse(body: &[u8]) -> Option<Link> {
+    let (header, rest) = body.split_first_chunk::<HEADER_BYTES>()?;
+    let flags = header.get(8..12).and_then(native)?;
     let mut link = Link {
-        index: message.header.index,
+        index: header.get(4..8).and_then(native)?,
         name: String::new(),
         kind: LinkKind::None,
         mac: None,
         mtu: 0,
-        up: flags.contains(LinkFlags::Up),
+        up: flags & IFF_UP != 0,
         oper_up: false,
-        lower_up: flags.contains(LinkFlags::LowerUp),
-        promisc: flags.contains(LinkFlags::Promisc),
+        lower_up: flags & IFF_LOWER_UP != 0,
+        promisc: flags & IFF_PROMISC != 0,
         master: None,
         peer_index: None,
         peer_netnsid: None,
         macvlan_mode: None,
+        vlan_filtering: None,
+        port: None,
         alias: None,
-        flags: flags.bits(),
+        group: 0,
+        flags,
     };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Address(bytes) => {
-                link.mac = bytes.as_slice().try_into().ok().map(MacAddress);
-            }
-            LinkAttribute::Mtu(bytes) => link.mtu = *bytes,
-            LinkAttribute::OperState(state) => link.oper_up = *state == State::Up,
-            LinkAttribute::Controller(index) => link.master = Some(*index),
-            LinkAttribute::Link(index) if *index != 0 => link.peer_index = Some(*index),
-            LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(*id),
-            LinkAttribute::IfAlias(text) => link.alias = Some(text.clone()),
-            LinkAttribute::LinkInfo(infos) => parse_info(infos, &mut link),
+    for (kind, value) in attributes(rest) {
+        match kind {
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_ADDRESS => link.mac = value.try_into().ok().map(MacAddress),
+            IFLA_MTU => link.mtu = native(value)?,
+            IFLA_OPERSTATE => link.oper_up = value == [IF_OPER_UP],
+            IFLA_MASTER => link.master = native(value),
+            IFLA_LINK => link.peer_index = native(value).filter(|index| *index != 0),
+            IFLA_LINK_NETNSID => link.peer_netnsid = native(value).map(u32::cast_signed),
+            IFLA_IFALIAS => link.alias = Some(text(value)),
+            IFLA_GROUP => link.group = native(value)?,
+            IFLA_LINKINFO => parse_info(value, &mut link),
             _ => {}
         }
     }
     Some(link)
 }
 
-fn parse_info(infos: &[LinkInfo], link: &mut Link) {
-    for info in infos {
-        match info {
-            LinkInfo::Kind(kind) => {
-                link.kind = match kind {
-                    InfoKind::Bridge => LinkKind::Bridge,
-                    InfoKind::Veth => LinkKind::Veth,
-                    InfoKind::MacVlan => LinkKind::Macvlan,
-                    InfoKind::Tun => LinkKind::Tun,
-                    other => LinkKind::Other(other.to_string()),
-                };
-            }
-            LinkInfo::Data(InfoData::MacVlan(data)) => {
-                link.macvlan_mode = data.iter().find_map(|item| match item {
-                    InfoMacVlan::Mode(mode) => MacvlanMode::from_kernel(*mode),
-                    _ => None,
-                });
-            }
-            _ => {}
+fn parse_info(info: &[u8], link: &mut Link) {
+    let name = find(info, INFO_KIND).map(text).unwrap_or_default();
+    let data = find(info, INFO_DATA).unwrap_or_default();
+    link.kind = match name.as_str() {
+        "bridge" => LinkKind::Bridge,
+        "veth" => LinkKind::Veth,
+        "macvlan" => LinkKind::Macvlan,
+        "tun" => LinkKind::Tun,
+        "" => LinkKind::None,
+        _ => LinkKind::Other(name),
+    };
+    match link.kind {
+        LinkKind::Macvlan => {
+            link.macvlan_mode = find(data, MACVLAN_MODE).and_then(native).and_then(MacvlanMode::from_number);
         }
+        LinkKind::Bridge => link.vlan_filtering = parse_vlan_filtering(data),
+        _ => {}
+    }
+    if find(info, INFO_PORT_KIND).map(text).as_deref() == Some("bridge") {
+        link.port = find(info, INFO_PORT_DATA).and_then(parse_port);
     }
 }
 
-fn with_mtu_and_mac<T>(
-    mut message: LinkMessageBuilder<T>,
-    mtu: Option<u32>,
-    mac: Option<MacAddress>,
-) -> LinkMessageBuilder<T> {
-    if let Some(bytes) = mtu {
-        message = message.mtu(bytes);
-    }
-    if let Some(mac) = mac {
-        message = message.address(mac.0.to_vec());
+/// A kernel without VLAN filtering says that it is off, but has no VLAN protocol (`br_fill_info`, net/bridge/br_netlink.c).
+fn parse_vlan_filtering(data: &[u8]) -> Option<bool> {
+    find(data, BRIDGE_VLAN_PROTOCOL)?;
+    flag(data, BRIDGE_VLAN_FILTERING)
+}
+
+fn parse_port(data: &[u8]) -> Option<Port> {
+    let &[state] = find(data, PORT_STATE)? else { return None };
+    Some(Port {
+        state: PortState::from_number(state)?,
+        hairpin: flag(data, PORT_HAIRPIN).unwrap_or(false),
+        isolated: flag(data, PORT_ISOLATED).unwrap_or(false),
+    })
+}
+
+fn flag(data: &[u8], kind: u16) -> Option<bool> {
+    Some(find(data, kind)?.first()? != &0)
+}
+
+fn query(index: u32) -> Attributes {
+    let mut message = with_index(index);
+    message.native_u32(IFLA_EXT_MASK, EXT_SKIP_STATISTICS);
+    message
+}
+
+/// `struct ifinfomsg`; the bits of `flags` count that `mask` has.
+fn message(family: u8, index: u32, flags: u32, mask: u32) -> Attributes {
+    let mut message = Attributes::new();
+    message.header(&[family, 0, 0, 0]);
+    for field in [index, flags, mask] {
+        message.header(&field.to_ne_bytes());
     }
     message
 }
 
-/// The message holds the number of the descriptor: it must be sent while `netns` is borrowed.
-fn in_netns<T>(message: LinkMessageBuilder<T>, netns: Option<&Netns>) -> LinkMessageBuilder<T> {
-    match netns {
-        Some(netns) => message.setns_by_fd(netns.as_fd().as_raw_fd()),
-        None => message,
+fn bridge_info(link: &mut Attributes, vlan_filtering: Option<bool>) {
+    link.group(IFLA_LINKINFO, |info| {
+        info.text(INFO_KIND, "bridge");
+        if let Some(on) = vlan_filtering {
+            info.group(INFO_DATA, |data| {
+                data.u8(BRIDGE_VLAN_FILTERING, on.into());
+            });
+        }
+    });
+}
+
+fn mtu_and_mac(message: &mut Attributes, mtu: Option<u32>, mac: Option<MacAddress>) {
+    if let Some(bytes) = mtu {
+        message.native_u32(IFLA_MTU, bytes);
+    }
+    if let Some(mac) = mac {
+        message.bytes(IFLA_ADDRESS, &mac.0);
     }
 }
 
-impl From<MacvlanMode> for MacVlanMode {
-    fn from(mode: MacvlanMode) -> Self {
-        match mode {
-            MacvlanMode::Bridge => Self::Bridge,
-            MacvlanMode::Private => Self::Private,
-            MacvlanMode::Vepa => Self::Vepa,
-            MacvlanMode::Passthru => Self::Passthrough,
-        }
+/// A pair uses one queue in each direction whatever it has, but when the kernel has to make it so it waits for every processor,
+/// twice, while nobody else can change a link (`veth_init_queues`, drivers/net/veth.c).
+fn one_queue(message: &mut Attributes) {
+    message.native_u32(IFLA_NUM_TX_QUEUES, 1).native_u32(IFLA_NUM_RX_QUEUES, 1);
+}
+
+/// The message holds the number of the descriptor: it must be sent while `netns` is borrowed.
+fn in_netns(message: &mut Attributes, netns: Option<&Netns>) {
+    if let Some(netns) = netns {
+        message.bytes(IFLA_NET_NS_FD, &netns.as_fd().as_raw_fd().to_ne_bytes());
     }
 }
 
 impl MacvlanMode {
-    fn from_kernel(mode: MacVlanMode) -> Option<Self> {
-        match mode {
-            MacVlanMode::Bridge => Some(Self::Bridge),
-            MacVlanMode::Private => Some(Self::Private),
-            MacVlanMode::Vepa => Some(Self::Vepa),
-            MacVlanMode::Passthrough => Some(Self::Passthru),
-            _ => None,
-        }
+    /// `enum macvlan_mode`.
+    const ALL: [(Self, u32); 4] = [(Self::Private, 1), (Self::Vepa, 2), (Self::Bridge, 4), (Self::Passthru, 8)];
+
+    fn number(self) -> u32 {
+        Self::ALL.into_iter().find_map(|(mode, number)| (mode == self).then_some(number)).unwrap_or_default()
+    }
+
+    fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find_map(|(mode, known)| (known == number).then_some(mode))
+    }
+}
+
+impl PortState {
+    fn from_number(state: u8) -> Option<Self> {
+        Some(match state {
+            0 => Self::Disabled,
+            1 => Self::Listening,
+            2 => Self::Learning,
+            3 => Self::Forwarding,
+            4 => Self::Blocking,
+            _ => return None,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use netlink_packet_core::{Emitable, Parseable};
+    use netlink_packet_route::link::{
+        BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+        LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State, VlanProtocol,
+    };
 
     use super::*;
 
-    fn bytes(message: &LinkMessage) -> Vec<u8> {
+    fn bytes(message: &Attributes) -> Vec<u8> {
+        message.clone().finish().unwrap()
+    }
+
+    /// What another implementation reads.
+    fn read(message: &Attributes) -> LinkMessage {
+        LinkMessage::parse(bytes(message).as_slice()).unwrap()
+    }
+
+    /// What another implementation writes.
+    fn written(message: &LinkMessage) -> Vec<u8> {
         let mut bytes = vec![0; message.buffer_len()];
         message.emit(&mut bytes);
         bytes
@@ -256,7 +463,7 @@ mod tests {
             peer_mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
             ..VethSpec::new("veth0", "net1", &netns)
         };
-        let message = LinkMessage::parse(bytes(&veth(&spec)).as_slice()).unwrap();
+        let message = read(&veth(&spec));
         assert!(message.attributes.contains(&LinkAttribute::Controller(4)));
         let peer = message
             .attributes
@@ -275,6 +482,8 @@ mod tests {
                 LinkAttribute::IfName("net1".into()),
                 LinkAttribute::Mtu(1400),
                 LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+                LinkAttribute::NumTxQueues(1),
+                LinkAttribute::NumRxQueues(1),
                 LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()),
             ]
         );
@@ -290,6 +499,98 @@ mod tests {
     }
 
     #[test]
+    fn vlan_filtering_is_asked_for_byte_by_byte() {
+        let info = |on| {
+            let mut bytes = vec![16, 0, 1, 0]; // IFLA_INFO_KIND: the terminating zero is padding too
+            bytes[0] = 11;
+            bytes.extend(b"bridge\0\0");
+            bytes.extend([12, 0, 2, 0]); // IFLA_INFO_DATA
+            bytes.extend([5, 0, 7, 0, on, 0, 0, 0]); // IFLA_BR_VLAN_FILTERING
+            bytes
+        };
+        let mut created = vec![0; 16];
+        created.extend([8, 0, 3, 0, b'b', b'r', b'0', 0]); // IFLA_IFNAME
+        created.extend([28, 0, 18, 0]); // IFLA_LINKINFO
+        created.extend(info(1));
+        let spec = BridgeSpec { vlan_filtering: Some(true), ..BridgeSpec::new("br0") };
+        assert_eq!(bytes(&bridge(&spec)), created);
+
+        let mut changed = vec![0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        changed.extend([28, 0, 18, 0]);
+        changed.extend(info(0));
+        assert_eq!(bytes(&vlan_filtering(9, false)), changed);
+    }
+
+    #[test]
+    fn a_ports_vlans_are_asked_for_byte_by_byte() {
+        let header = [7, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]; // AF_BRIDGE
+        let flags = [6, 0, 0, 0, 1, 0, 0, 0]; // IFLA_BRIDGE_FLAGS: BRIDGE_FLAGS_MASTER
+        let mut single = header.to_vec();
+        single.extend([20, 0, 26, 0]); // IFLA_AF_SPEC
+        single.extend(flags);
+        single.extend([8, 0, 2, 0, 6, 0, 100, 0]); // IFLA_BRIDGE_VLAN_INFO: PVID and UNTAGGED
+        let vlan = PortVlan { first: 100, last: 100, pvid: true, untagged: true };
+        assert_eq!(bytes(&port_vlan(5, &vlan)), single);
+
+        let mut range = header.to_vec();
+        range.extend([28, 0, 26, 0]);
+        range.extend(flags);
+        range.extend([8, 0, 2, 0, 8, 0, 0x90, 1]); // RANGE_BEGIN 400
+        range.extend([8, 0, 2, 0, 16, 0, 0xfe, 0x0f]); // RANGE_END 4094
+        let vlan = PortVlan { first: 400, last: 4094, pvid: false, untagged: false };
+        assert_eq!(bytes(&port_vlan(5, &vlan)), range);
+
+        let mut query = vec![7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        query.extend([8, 0, 29, 0, 4, 0, 0, 0]); // IFLA_EXT_MASK: RTEXT_FILTER_BRVLAN_COMPRESSED
+        assert_eq!(bytes(&ports_with_vlans()), query);
+    }
+
+    /// An answer as the kernel gives it: `br_fill_ifvlaninfo_compressed`, net/bridge/br_netlink.c.
+    #[test]
+    fn a_ports_vlans_are_read() {
+        let mut answer = vec![7, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        answer.extend([36, 0, 26, 0]);
+        answer.extend([8, 0, 2, 0, 6, 0, 1, 0]);
+        answer.extend([8, 0, 2, 0, 8, 0, 10, 0, 8, 0, 2, 0, 16, 0, 20, 0]);
+        answer.extend([8, 0, 2, 0, 4, 0, 0xfe, 0x0f]);
+        assert_eq!(
+            port_vlans(&answer, 5),
+            [
+                PortVlan { first: 1, last: 1, pvid: true, untagged: true },
+                PortVlan { first: 10, last: 20, pvid: false, untagged: false },
+                PortVlan { first: 4094, last: 4094, pvid: false, untagged: true },
+            ]
+        );
+        assert_eq!(port_vlans(&answer, 6), []);
+    }
+
+    #[test]
+    fn what_a_port_and_its_bridge_are_like_is_read() {
+        let mut message = read(&with_index(3));
+        let data = [InfoBridgePort::State(BridgePortState::Forwarding), InfoBridgePort::HairpinMode(true)];
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(data.into())),
+        ]));
+        let link = parse(&written(&message)).unwrap();
+        assert_eq!(link.port, Some(Port { hairpin: true, isolated: false, state: PortState::Forwarding }));
+        assert_eq!(link.vlan_filtering, None);
+
+        let protocol = InfoBridge::VlanProtocol(VlanProtocol::Ieee8021Q);
+        for (data, expected) in [
+            (vec![InfoBridge::VlanFiltering(true), protocol.clone()], Some(true)),
+            (vec![protocol, InfoBridge::VlanFiltering(false)], Some(false)),
+            (vec![InfoBridge::VlanFiltering(false)], None),
+        ] {
+            let mut message = read(&with_index(3));
+            let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data.clone()))];
+            message.attributes.push(LinkAttribute::LinkInfo(info));
+            let link = parse(&written(&message)).unwrap();
+            assert_eq!(link.vlan_filtering, expected, "{data:?}");
+        }
+    }
+
+    #[test]
     fn no_change_is_no_request() {
         // The IPv6 mode is a request of its own.
         let nothing = LinkChange { addr_gen_none: true, ..LinkChange::default() };
@@ -299,23 +600,24 @@ mod tests {
     #[test]
     fn leaving_a_bridge_is_master_zero() {
         let wanted = LinkChange { master: Some(None), ..LinkChange::default() };
-        let message = change(3, &wanted).unwrap();
+        let message = read(&change(3, &wanted).unwrap());
         assert_eq!(message.attributes, [LinkAttribute::Controller(0)]);
     }
 
     #[test]
     fn a_reported_link_is_read() {
-        let mut message = macvlan(&MacvlanSpec {
+        let mut message = read(&macvlan(&MacvlanSpec {
             mtu: Some(1400),
             mac: Some(MacAddress([2, 0, 0, 0, 0, 1])),
             ..MacvlanSpec::new("net1", 7, MacvlanMode::Vepa)
-        });
+        }));
         message.header.index = 9;
         message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
         message.attributes.push(LinkAttribute::OperState(State::Up));
         message.attributes.push(LinkAttribute::LinkNetNsId(3));
         message.attributes.push(LinkAttribute::IfAlias("a pod".into()));
-        let link = parse(&RouteNetlinkMessage::NewLink(message)).unwrap();
+        message.attributes.push(LinkAttribute::Group(77));
+        let link = parse(&written(&message)).unwrap();
         assert_eq!(
             link,
             Link {
@@ -332,7 +634,10 @@ mod tests {
                 peer_index: Some(7),
                 peer_netnsid: Some(3),
                 macvlan_mode: Some(MacvlanMode::Vepa),
+                vlan_filtering: None,
+                port: None,
                 alias: Some("a pod".into()),
+                group: 77,
                 flags: 0x1_0001,
             }
         );

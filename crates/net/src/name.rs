@@ -1,6 +1,6 @@
 //! Names and addresses of interfaces, as types that cannot hold a wrong value.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -99,6 +99,15 @@ impl MacAddress {
         self.0 == [0; 6]
     }
 
+    /// The IPv6 link-local address that the kernel makes of it (modified EUI-64, RFC 4291 appendix A), unless the link's
+    /// `addr_gen_mode` says otherwise.
+    #[must_use]
+    pub fn link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let group = |high, low| u16::from_be_bytes([high, low]);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, group(a ^ 2, b), group(c, 0xff), group(0xfe, d), group(e, f))
+    }
+
     /// A random locally administered unicast address.
     ///
     /// # Errors
@@ -164,6 +173,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_link_local_address_is_made_of_the_mac() {
+        let of = |mac: &str| mac.parse::<MacAddress>().unwrap().link_local().to_string();
+        assert_eq!(of("86:9d:62:69:8d:d9"), "fe80::849d:62ff:fe69:8dd9");
+        assert_eq!(of("00:00:5e:00:53:01"), "fe80::200:5eff:fe00:5301");
+    }
 
     #[test]
     fn names_follow_the_kernels_rules() {

@@ -4,13 +4,20 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use crate::{Error, Netlink, Result, link::gone_is_false, route_message as message};
+use crate::{
+    Error, Netlink, Result, ip,
+    link::gone_is_false,
+    request::{DELETE_ROUTE, GET_ROUTE, NEW_ROUTE, Request},
+    route_message as message,
+};
 
 /// Number of the main routing table.
 pub const TABLE_MAIN: u32 = 254;
+
+/// `RT_TABLE_UNSPEC`: in a query, every table.
+const TABLE_ANY: u32 = 0;
 
 /// A unicast route with one next hop.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -103,17 +110,27 @@ impl Netlink {
     /// When the kernel refuses or does not answer. A table without routes is no error.
     pub fn routes(&self, table: Option<u32>) -> Result<Vec<Route>> {
         let table = table.unwrap_or(TABLE_MAIN);
+        let mut routes = self.list(table)?;
+        // Kernels before 4.20 do not filter.
+        routes.retain(|route| route.table == Some(table));
+        Ok(routes)
+    }
+
+    /// The unicast routes of all tables, as [`Netlink::routes`] gives them.
+    ///
+    /// # Errors
+    /// When the kernel refuses or does not answer.
+    pub fn all_routes(&self) -> Result<Vec<Route>> {
+        self.list(TABLE_ANY)
+    }
+
+    fn list(&self, table: u32) -> Result<Vec<Route>> {
         let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let request = RouteNetlinkMessage::GetRoute(message::list(family, table));
-            match self.dump("list routes of table", || table.to_string(), &request) {
-                Ok(answers) => routes.extend(
-                    answers
-                        .iter()
-                        .flat_map(|answer| message::parse(answer, family))
-                        // Kernels before 4.20 do not filter.
-                        .filter(|route| route.table == Some(table)),
-                ),
+        for family in [ip::IPV4, ip::IPV6] {
+            let request = Request::new(GET_ROUTE, message::list(family, table));
+            let read = (NEW_ROUTE, |body: &[u8]| Some(message::parse(body, family)));
+            match self.dump("list routes of table", || table.to_string(), &request, read) {
+                Ok(found) => routes.extend(found.into_iter().flatten()),
                 Err(error) if error.errno() == Some(Errno::ENOENT) => {}
                 Err(error) => return Err(error),
             }
@@ -140,8 +157,8 @@ impl Netlink {
     }
 
     fn new_route(&self, route: &Route, flags: u16) -> Result<()> {
-        let request = RouteNetlinkMessage::NewRoute(message::add(route));
-        self.acked("add route", || self.describe(route), request, flags).map_err(|error| {
+        let request = Request::new(NEW_ROUTE, message::add(route));
+        self.acked("add route", || self.describe(route), &request, flags).map_err(|error| {
             error
                 .with_remedy(
                     Errno::EEXIST,
@@ -161,8 +178,8 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub fn delete_route(&self, route: &Route) -> Result<bool> {
-        let request = RouteNetlinkMessage::DelRoute(message::delete(route));
-        gone_is_false(self.acked("delete route", || self.describe(route), request, 0), &[Errno::ESRCH, Errno::ENODEV])
+        let request = Request::new(DELETE_ROUTE, message::delete(route));
+        gone_is_false(self.acked("delete route", || self.describe(route), &request, 0), &[Errno::ESRCH, Errno::ENODEV])
     }
 
     /// Asks the kernel how a packet to `to` would leave, given its source address if `from` is set.
@@ -175,12 +192,13 @@ impl Netlink {
             Some(from) => format!("{to} from {from}"),
             None => to.to_string(),
         };
-        let request = RouteNetlinkMessage::GetRoute(message::lookup(to, from));
-        let answer = self.get(ACTION, object, request).map_err(|error| {
+        let request = Request::new(GET_ROUTE, message::lookup(to, from));
+        let read = (NEW_ROUTE, |body: &[u8]| Some(message::parse_lookup(body)));
+        let answer = self.get(ACTION, object, &request, read).map_err(|error| {
             // EINVAL: a blackhole route (IPv4), or a source address that is not ours.
             error.with_remedy(Errno::EINVAL, "the source must be an address of this namespace")
         })?;
-        match message::parse_lookup(&answer) {
+        match answer {
             Some(Ok(lookup)) => Ok(lookup),
             Some(Err(errno)) => Err(Error::kernel(ACTION, object(), errno)),
             None => Err(Error::answer(ACTION, object(), "it names no device")),

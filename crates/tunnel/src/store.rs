@@ -1,15 +1,21 @@
 //! The records' directory.
 //!
-//! A record is written beside its place and renamed into it, so that a reader sees a whole one or none. What a writer
-//! left when it was killed begins with a dot, is no record to anybody, and goes with the attachment.
+//! A record gets its name when it is complete, so that a reader sees a whole one or none and a killed writer leaves
+//! nothing. Where it replaces another, or the file system has no nameless files, it is written beside its place and renamed
+//! into it: what a killed writer left then begins with a dot, is no record to anybody, and goes with the attachment.
 
 use std::{
     env, fs, io,
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 
 use crate::{AttachmentId, Error, Record, Result, record::RECORD_VERSION};
 
@@ -73,6 +79,9 @@ impl Store {
     /// The directory cannot be made, or the file cannot be written.
     pub fn write(&self, record: &Record) -> Result<()> {
         self.prepare()?;
+        if create_whole(&self.directory, &self.path(&record.attachment), record).is_ok() {
+            return Ok(());
+        }
         let temporary = self.directory.join(format!(".{}.{}", record.attachment.file_name(), std::process::id()));
         let written =
             write_whole(&temporary, record).and_then(|()| fs::rename(&temporary, self.path(&record.attachment)));
@@ -169,8 +178,20 @@ impl Store {
     }
 }
 
+/// Writes a file that has no name yet, and names it `path`, which must be free (open(2), `O_TMPFILE`).
+fn create_whole(directory: &Path, path: &Path, record: &Record) -> io::Result<()> {
+    let nameless = OFlags::TMPFILE.bits().cast_signed();
+    let file = fs::OpenOptions::new().write(true).custom_flags(nameless).mode(0o600).open(directory)?;
+    write_record(&file, record)?;
+    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, source, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
 fn write_whole(path: &Path, record: &Record) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    write_record(&fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?, record)
+}
+
+fn write_record(mut file: &fs::File, record: &Record) -> io::Result<()> {
     let mut bytes = serde_json::to_vec_pretty(record)?;
     bytes.push(b'\n');
     file.write_all(&bytes)?;
@@ -269,6 +290,19 @@ mod tests {
         assert!(store.read(&one.attachment).unwrap().is_none());
         store.remove_interface("c1", "net1").unwrap();
         assert_eq!(store.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_record_replaces_an_earlier_one_as_a_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        let first = record("c1", "tun");
+        let second = Record { epoch_floor: 7, ..first.clone() };
+        for written in [&first, &second] {
+            store.write(written).unwrap();
+            assert_eq!(store.read(&first.attachment).unwrap().as_ref(), Some(written));
+            assert_eq!(fs::read_dir(store.directory()).unwrap().count(), 1);
+        }
     }
 
     #[test]

@@ -231,7 +231,7 @@ fn duplicate_address_detection() {
     bench.added(&first);
     let second = bench.pod(&with(&config, "ipam", addresses(&["fd01::2/64"])));
     let before = bench.snapshot(&[&first, &second]);
-    says(&bench.refused(&second), 999, &["fd01::2", "duplicate"]);
+    says(&bench.refused(&second), 100, &["fd01::2", "duplicate"]);
     bench.unchanged_since(&before, &[&first, &second]);
     first.pings("fd01::1");
 }

@@ -11,6 +11,9 @@ pub const TESTS: &[Test] = &[
     ("bridge_keeps_the_address_of_a_bridge_that_somebody_else_made", foreign_bridge),
     ("bridge_replaces_a_gateway_only_by_force", force_address),
     ("bridge_sets_hairpin_promiscuous_and_mtu", port_settings),
+    ("bridge_isolates_ports_from_each_other", port_isolation),
+    ("bridge_leaves_the_pods_interface_down_when_asked", interface_down),
+    ("bridge_refuses_vlans_where_the_kernel_cannot_separate_them", vlans_without_filtering),
     ("bridge_refuses_an_interface_that_is_no_bridge", not_a_bridge),
     ("bridge_serves_thirty_adds_and_dels_at_once", thirty_at_once),
     ("bridge_gc_removes_only_unlisted_attachments_of_its_network", gc),
@@ -78,6 +81,13 @@ fn port_settings() {
     let a = bench.pod(&with(&hairpin, "ipam", addresses(&["10.1.1.2/24"])));
     let result = bench.added(&a);
     assert!(bench.ip(&format!("-d link show {}", bench.veths()[0])).contains("hairpin on"));
+    for (damage, text) in [("type bridge_slave hairpin off", "hairpin mode"), ("mtu 1300", "has mtu 1300, not 1400")] {
+        bench.ip(&format!("link set {} {damage}", bench.veths()[0]));
+        let ran = bench.check(&a, &result);
+        assert!(!ran.ok && ran.stdout.contains(text), "{damage}: {ran:?}");
+        bench.ip(&format!("link set {} mtu 1400 type bridge_slave hairpin on", bench.veths()[0]));
+        assert!(bench.check(&a, &result).ok);
+    }
     for interface in result["interfaces"].as_array().unwrap() {
         assert_eq!(interface["mtu"], 1400);
     }
@@ -90,6 +100,74 @@ fn port_settings() {
     assert!(bench.check(&b, &result).ok);
     bench.ip("link set br0 promisc off");
     assert!(!bench.check(&b, &result).ok);
+}
+
+fn port_isolation() {
+    let bench = Bench::new();
+    let config = with(&gateway(), "portIsolation", json!(true));
+    let pods: Vec<_> =
+        (2..4).map(|n| bench.pod(&with(&config, "ipam", addresses(&[&format!("10.1.1.{n}/24")])))).collect();
+    let open = bench.pod(&with(&gateway(), "ipam", addresses(&["10.1.1.4/24"])));
+    let result = bench.added(&pods[0]);
+    bench.added(&pods[1]);
+    bench.added(&open);
+    pods[0].does_not_reach("10.1.1.3");
+    for address in ["10.1.1.1", "10.1.1.4"] {
+        pods[0].pings(address);
+    }
+    let ran = bench.check(&pods[0], &result);
+    assert!(ran.ok, "{ran:?}");
+    let port = result["interfaces"][1]["name"].as_str().unwrap();
+    bench.ip(&format!("link set {port} type bridge_slave isolated off"));
+    let ran = bench.check(&pods[0], &result);
+    assert!(!ran.ok && ran.stdout.contains("is not isolated"), "{ran:?}");
+}
+
+fn interface_down() {
+    let bench = Bench::new();
+    let config = json!({
+        "cniVersion": "1.1.0", "name": "lan", "type": "bridge", "bridge": "br0", "disableContainerInterface": true
+    });
+    let pod = bench.pod(&config);
+    let result = bench.added(&pod);
+    assert!(pod.ip("link show net1").contains("state DOWN"), "{}", pod.ip("link show net1"));
+    assert!(bench.ip(&format!("link show {}", bench.veths()[0])).contains("master br0"));
+    let ran = bench.check(&pod, &result);
+    assert!(ran.ok, "{ran:?}");
+    bench.del(&pod);
+    bench.no_veths();
+    let layer_3 = bench.pod(&with(&config, "ipam", addresses(&["10.1.1.2/24"])));
+    says(&bench.refused(&layer_3), 7, &["cannot use IPAM when DisableContainerInterface flag is set", "remove ipam"]);
+}
+
+fn vlans_without_filtering() {
+    let bench = Bench::new();
+    if separates_vlans(&bench) {
+        // What happens there is in the tests of VLANs.
+        return;
+    }
+    let config = with(&gateway(), "ipam", addresses(&["10.1.1.2/24"]));
+    let pod = bench.pod(&config);
+    for existing in [false, true] {
+        if existing {
+            bench.ip("link add br0 type bridge");
+        }
+        for (key, value) in [("vlan", json!(100)), ("vlanTrunk", json!([{"minID": 5, "maxID": 9}]))] {
+            let before = bench.snapshot(&[&pod]);
+            let error = bench.refused(&pod.with_config(&with(&config, key, value.clone())));
+            says(&error, 50, &["CONFIG_BRIDGE_VLAN_FILTERING", "one bridge for each VLAN"]);
+            bench.unchanged_since(&before, &[&pod]);
+            let status = bench.run("STATUS", &pod, &with(&config, key, value));
+            // Without any bridge STATUS cannot know.
+            assert_eq!(status.ok, !existing, "{status:?}");
+        }
+    }
+    assert_eq!(bench.run("STATUS", &pod, &config).stdout, "");
+}
+
+fn separates_vlans(bench: &Bench) -> bool {
+    bench.tried_on_node(&format!("ip -n {} link add probe type bridge vlan_filtering 1", bench.node())).status.success()
+        && bench.ip("link del probe").is_empty()
 }
 
 fn not_a_bridge() {

@@ -22,12 +22,25 @@ pub fn plugins() -> &'static Path {
     adit_lab::Binaries::get().unwrap().directory()
 }
 
+/// Debian's reference plugins (package containernetworking-plugins).
+pub const DEBIAN: &str = "/usr/lib/cni";
+
+/// The newest reference plugins, where `scripts/reference` has built them.
+pub fn newest_reference() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    Some(cache.join("adit-tools/reference-1.9.1")).filter(|directory| directory.join("macvlan").is_file())
+}
+
+/// Where the plugins look for other programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// A node with pods. Dropping it removes every namespace and file.
 pub struct Bench {
     prefix: String,
     namespaces: RefCell<Vec<String>>,
     directory: PathBuf,
     pods: Cell<u32>,
+    path: RefCell<String>,
 }
 
 /// A plugin's configuration for one attachment.
@@ -57,7 +70,13 @@ impl Bench {
         let prefix = format!("adit-t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&prefix);
         fs::create_dir_all(&directory).unwrap();
-        let bench = Self { prefix, namespaces: RefCell::default(), directory, pods: Cell::new(0) };
+        let bench = Self {
+            prefix,
+            namespaces: RefCell::default(),
+            directory,
+            pods: Cell::new(0),
+            path: RefCell::new(PATH.into()),
+        };
         let node = bench.namespace("node");
         ip(&format!("-n {node} link set lo up"));
         bench
@@ -96,6 +115,33 @@ impl Bench {
         self.namespaces.borrow_mut().retain(|name| name != namespace);
     }
 
+    /// The run directory of our plugins.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Programs that the plugins find before others: `(name, target)`.
+    pub fn use_programs(&self, programs: &[(&str, &str)]) {
+        let folder = self.directory.join("programs");
+        fs::create_dir_all(&folder).unwrap();
+        for (name, target) in programs {
+            std::os::unix::fs::symlink(target, folder.join(name)).unwrap();
+        }
+        self.path.replace(format!("{}:{PATH}", folder.display()));
+    }
+
+    /// Runs a program on the node, with arguments separated by blanks; what it prints.
+    pub fn on_node(&self, line: &str) -> String {
+        let output = self.tried_on_node(line);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// As [`Bench::on_node`], for what may fail.
+    pub fn tried_on_node(&self, line: &str) -> Output {
+        Command::new("nsenter").arg(format!("--net=/run/netns/{}", self.node())).args(line.split(' ')).output().unwrap()
+    }
+
     /// Runs `ip` on the node.
     pub fn ip(&self, arguments: &str) -> String {
         ip(&format!("-n {} {arguments}", self.node()))
@@ -132,9 +178,18 @@ impl Bench {
         finished(self.start(verb, attachment, config))
     }
 
+    /// Runs a plugin that is not ours, with its IPAM plugins.
+    pub fn run_from(&self, directory: &Path, verb: &str, attachment: &Attachment, config: &Value) -> Ran {
+        finished(self.start_from(directory, verb, attachment, config))
+    }
+
     /// Starts a plugin on the node and gives it its configuration.
     pub fn start(&self, verb: &str, attachment: &Attachment, config: &Value) -> Child {
-        let plugin = plugins().join(config["type"].as_str().unwrap());
+        self.start_from(plugins(), verb, attachment, config)
+    }
+
+    fn start_from(&self, directory: &Path, verb: &str, attachment: &Attachment, config: &Value) -> Child {
+        let plugin = directory.join(config["type"].as_str().unwrap());
         let mut child = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}", self.node()))
             .arg(plugin)
@@ -144,7 +199,8 @@ impl Bench {
             .env("CNI_NETNS", attachment.netns.as_deref().unwrap_or(Path::new("")))
             .env("CNI_IFNAME", &attachment.ifname)
             .env("CNI_ARGS", &attachment.args)
-            .env("CNI_PATH", plugins())
+            .env("CNI_PATH", directory)
+            .env("PATH", &*self.path.borrow())
             .env("ADIT_RUN_DIR", &self.directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -224,12 +280,22 @@ impl Attachment {
 
     /// Two echo requests from the pod, both answered.
     pub fn pings(&self, address: &str) {
-        let output = Command::new("nsenter")
-            .arg(format!("--net={}", self.netns.as_ref().unwrap().display()))
-            .args(["ping", "-c", "2", "-i", "0.05", "-W", "2", address])
-            .output()
-            .unwrap();
+        let output = self.ping(address, 2);
         assert!(output.status.success(), "{} does not reach {address}: {output:?}", self.container);
+    }
+
+    /// Two echo requests from the pod, none answered within the seconds that are given.
+    pub fn does_not_reach(&self, address: &str) {
+        let output = self.ping(address, 1);
+        assert!(!output.status.success(), "{} reaches {address}: {output:?}", self.container);
+    }
+
+    fn ping(&self, address: &str, seconds: u8) -> Output {
+        Command::new("nsenter")
+            .arg(format!("--net={}", self.netns.as_ref().unwrap().display()))
+            .args(["ping", "-c", "2", "-i", "0.05", "-W", &seconds.to_string(), address])
+            .output()
+            .unwrap()
     }
 }
 

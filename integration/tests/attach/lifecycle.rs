@@ -22,7 +22,6 @@ pub const TESTS: &[Test] = &[
     ("macvlan_killed_at_any_instant_leaves_only_what_del_removes", || killed(&macvlan::config())),
     ("bridge_refuses_the_nodes_own_namespace_before_it_acts", || own_namespace(&bridge())),
     ("macvlan_refuses_the_nodes_own_namespace_before_it_acts", || own_namespace(&macvlan::config())),
-    ("bridge_refuses_unsupported_keys_before_it_acts", unsupported),
     ("bridge_del_with_an_unreadable_configuration_removes_the_interface", unreadable),
 ];
 
@@ -204,24 +203,6 @@ fn own_namespace(config: &Value) {
     // One document, no result before it.
     says(&serde_json::from_str(&ran.stdout).unwrap(), 8, &["netns"]);
     bench.unchanged_since(&before, &[&pod]);
-}
-
-fn unsupported() {
-    let bench = Bench::new();
-    let pod = bench.pod(&bridge());
-    let before = bench.snapshot(&[&pod]);
-    for (key, value, shown) in [
-        ("ipMasq", json!(true), "true"),
-        ("vlan", json!(5), "5"),
-        ("vlanTrunk", json!([{"id": 7}]), "1"),
-        ("macspoofchk", json!(true), "true"),
-        ("portIsolation", json!(true), "true"),
-        ("disableContainerInterface", json!(true), "true"),
-    ] {
-        let error = bench.refused(&pod.with_config(&with(&bridge(), key, value)));
-        says(&error, 2, &[&format!("{key} = "), shown, "remove it"]);
-        bench.unchanged_since(&before, &[&pod]);
-    }
 }
 
 fn unreadable() {

@@ -45,9 +45,6 @@ fn pods_reach_each_other() {
     let bench = bench();
     let a = bench.pod(&config());
     let result = bench.added(&a);
-    // Usable at once: no duplicate address detection under way.
-    assert!(a.ip("address show dev net1 nodad").contains("inet6"), "{}", a.ip("address show dev net1"));
-    assert!(!a.ip("address show dev net1").contains("tentative"), "{}", a.ip("address show dev net1"));
     let b = bench.pod(&with(&config(), "ipam", addresses(&["10.1.1.3/24", "fd01::3/64"])));
     bench.added(&b);
 
@@ -116,7 +113,8 @@ fn refused() {
     let before = bench.snapshot(&[&pod]);
     for (key, value, code, parts) in [
         ("master", json!("nope"), 7, ["\"nope\"", "Link not found"]),
-        ("mtu", json!(1501), 7, ["invalid MTU 1501", "master MTU(1500)"]),
+        ("mtu", json!(1501), 7, ["invalid MTU 1501, must be [0, master MTU(1500)]", "up0"]),
+        ("mtu", json!(-1), 7, ["invalid MTU -1, must be [0, master MTU(1500)]", "up0"]),
         ("mode", json!("source"), 7, ["unknown macvlan mode: \"source\"", "passthru"]),
         ("mac", json!("f1:00:00:00:00:01"), 7, ["f1:00:00:00:00:01", "multicast"]),
         ("master", json!("port9"), 999, ["port9", "bridge"]),
@@ -127,14 +125,32 @@ fn refused() {
 }
 
 fn link_in_container() {
-    let bench = Bench::new();
+    let bench = bench();
     let pod = bench.pod(&with(&config(), "linkInContainer", json!(true)));
-    pod.ip("link add up0 type veth peer name up0-peer");
-    pod.ip("link set up0-peer up");
+    // The node's own up0 is not meant.
+    let before = bench.snapshot(&[&pod]);
+    says(&bench.refused(&pod), 7, &["\"up0\"", "Link not found", "of the pod with linkInContainer"]);
+    bench.unchanged_since(&before, &[&pod]);
+    assert!(bench.run("STATUS", &pod, &pod.config).ok, "a master in a pod cannot be looked for");
+
+    let peer = bench.namespace("peer");
+    pod.ip(&format!("link add up0 mtu 1400 type veth peer name host0 netns {peer}"));
     pod.ip("link set up0 up");
+    for line in ["link set host0 mtu 1400 up", "addr add 10.1.1.1/24 dev host0", "addr add fd01::1/64 dev host0 nodad"]
+    {
+        ip(&format!("-n {peer} {line}"));
+    }
+    let large = pod.with_config(&with(&pod.config, "mtu", json!(1450)));
+    says(&bench.refused(&large), 7, &["invalid MTU 1450, must be [0, master MTU(1400)]", "up0"]);
     let result = bench.added(&pod);
+    assert_eq!(result["interfaces"][0]["mtu"], 1400);
     assert!(pod.ip("-d link show net1").contains("net1@up0"));
+    pod.pings("10.1.1.1");
+    pod.pings("fd01::1");
     assert!(bench.check(&pod, &result).ok);
+    let on_node = pod.with_config(&with(&pod.config, "linkInContainer", json!(false)));
+    let ran = bench.check(&on_node, &result);
+    assert!(!ran.ok && ran.stdout.contains("not on master up0"), "{ran:?}");
     bench.del(&pod);
     let links = pod.ip("link");
     assert!(links.contains("up0") && !links.contains("net1"), "{links}");
@@ -155,11 +171,14 @@ fn check_notices() {
         ("addr del 10.1.1.2/24 dev net1", "10.1.1.2/24"),
         ("route del default", "0.0.0.0/0"),
         ("link set net1 down", "is down"),
+        ("link set net1 address 02:00:00:00:00:99", "Mac"),
+        ("link set net1 mtu 1450", "mtu 1450, not 1400"),
         ("link del net1", "net1 not found"),
     ] {
         let bench = bench();
-        let pod = bench.pod(&config());
+        let pod = bench.pod(&with(&config(), "mtu", json!(1400)));
         let result = bench.added(&pod);
+        assert!(bench.check(&pod, &result).ok);
         pod.ip(breaking);
         let ran = bench.check(&pod, &result);
         assert!(!ran.ok && ran.stdout.contains(text), "{breaking}: {ran:?}");

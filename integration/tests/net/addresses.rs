@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use adit_net::{Address, Error, announce, sysctl};
+use adit_net::{Address, Error, MacAddress, MacvlanMode, MacvlanSpec, sysctl};
 use ipnetwork::IpNetwork;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -17,7 +17,9 @@ pub const TESTS: &[Test] = &[
     ("the_wait_ends_when_duplicate_address_detection_does", wait_for_detection),
     ("a_duplicate_address_is_named", duplicate_is_named),
     ("a_wait_without_carrier_names_the_tentative_address", wait_without_carrier),
-    ("announcements_reach_the_other_end", announcements_reach_the_other_end),
+    ("every_usable_address_of_a_veth_is_announced_once", announced_on_a_veth),
+    ("every_usable_address_of_a_macvlan_is_announced_once_in_every_mode", announced_on_a_macvlan),
+    ("an_announcement_that_cannot_be_is_refused_in_words", what_cannot_be_announced),
 ];
 
 fn address(text: &str) -> Address {
@@ -105,40 +107,105 @@ fn wait_without_carrier(home: &Space) {
     assert!(error.to_string().contains("tentative: fd00::1/64"), "{error}");
 }
 
-fn announcements_reach_the_other_end(home: &Space) {
-    let pod = Space::new("pod");
-    // Without IPv6 of their own the ends say nothing by themselves.
-    for space in [home, &pod] {
-        space.netns.run(|| sysctl::set("net/ipv6/conf/default/disable_ipv6", "1")).unwrap().unwrap();
-    }
-    let (_, far) = connect(home, &pod);
-    let every_protocol = Protocol::from(i32::from(0x0003_u16.to_be()));
-    let capture = Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol)).unwrap();
-    capture.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+/// Frames that a link sends, as its other end sees them.
+struct Capture {
+    socket: Socket,
+    from: MacAddress,
+}
 
-    let mac = far.mac.unwrap();
-    let addresses: [IpAddr; 2] = ["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
-    announce(&pod.netns, "far", mac, &addresses).unwrap();
-
-    let mut frames = Vec::new();
-    let mut buffer = [0; 2048];
-    while let Ok(length) = std::io::Read::read(&mut (&capture), &mut buffer) {
-        frames.push(buffer[..length].to_vec());
+impl Capture {
+    fn open(at: &Space, from: MacAddress) -> Self {
+        let every_protocol = Protocol::from(i32::from(0x0003_u16.to_be()));
+        let socket = at.netns.run(|| Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol))).unwrap().unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self { socket, from }
     }
-    let count = |ethertype: [u8; 2], at: usize, value: u8| {
-        frames.iter().filter(|f| f[6..12] == mac.0 && f[12..14] == ethertype && f[at] == value).count()
+
+    /// The address that the next announcement is of: a gratuitous ARP request, or an unsolicited neighbour advertisement to all
+    /// nodes.
+    fn next(&self) -> IpAddr {
+        loop {
+            let mut frame = [0; 2048];
+            let length = std::io::Read::read(&mut (&self.socket), &mut frame).expect("an announcement");
+            let frame = &frame[..length];
+            if frame[6..12] != self.from.0 {
+                continue;
+            }
+            let address = match frame[12..14] {
+                [8, 6] if frame[20..22] == [0, 1] && frame[28..32] == frame[38..42] => {
+                    assert_eq!((&frame[..6], &frame[22..28]), (&[0xff; 6][..], &self.from.0[..]));
+                    IpAddr::from(<[u8; 4]>::try_from(&frame[28..32]).unwrap())
+                }
+                [0x86, 0xdd] if frame[20] == 58 && frame[54] == 136 => {
+                    assert_eq!(frame[38..54], [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+                    // Not solicited, overrides; target link-layer address.
+                    assert_eq!((frame[58] & 0x60, &frame[78..86]), (0x20, &[&[2, 1], &self.from.0[..]].concat()[..]));
+                    IpAddr::from(<[u8; 16]>::try_from(&frame[62..78]).unwrap())
+                }
+                _ => continue,
+            };
+            return address;
+        }
+    }
+}
+
+/// All addresses of `name` in `pod` are announced to `outside`, once each, when that is asked for.
+fn announced(pod: &Space, name: &str, outside: &Space) {
+    let netlink = pod.netlink();
+    let link = netlink.wait_link(name, DEADLINE, |link| link.oper_up).unwrap();
+    let usable = ["10.0.0.5/24", "10.9.0.5/32", "fd00::5/64", "fd09::5/128"];
+    for text in usable {
+        let nodad = text.contains(':');
+        netlink.add_address(link.index, &Address { nodad, ..address(text) }).unwrap();
+    }
+    netlink.wait_addresses_usable(link.index, DEADLINE).unwrap();
+    let generated: Vec<IpAddr> = netlink.addresses(link.index).unwrap().iter().map(|a| a.network.ip()).collect();
+    let mut expected: Vec<IpAddr> = usable.iter().map(|text| network(text).ip()).collect();
+    expected.extend(generated.iter().filter(|ip| !expected.contains(ip)).copied().collect::<Vec<_>>());
+    expected.sort_unstable();
+
+    let capture = Capture::open(outside, link.mac.unwrap());
+    let notify = |value| {
+        let set = || {
+            sysctl::set(&format!("net/ipv4/conf/{name}/arp_notify"), value)?;
+            sysctl::set(&format!("net/ipv6/conf/{name}/ndisc_notify"), value)
+        };
+        pod.netns.run(set).unwrap().unwrap();
     };
-    assert_eq!(count([8, 6], 21, 1), 3, "ARP requests among {frames:?}");
-    assert_eq!(count([8, 6], 21, 2), 3, "ARP replies");
-    assert_eq!(count([0x86, 0xdd], 54, 136), 3, "neighbour advertisements");
-    let arp = frames.iter().find(|f| f[12..14] == [8, 6]).unwrap();
-    assert_eq!(arp[28..32], [10, 0, 0, 5]);
+    // Nobody has asked for it: what this would send would come first below, and make it too many.
+    netlink.announce(link.index).unwrap();
+    notify("1");
+    netlink.add_address(link.index, &address("fd00::bad/64")).unwrap();
+    netlink.announce(link.index).unwrap();
+    let tentative = netlink.addresses(link.index).unwrap().iter().any(|a| a.tentative);
+    assert!(tentative, "the address was to be tentative all the while");
+    let mut heard: Vec<IpAddr> = expected.iter().map(|_| capture.next()).collect();
+    heard.sort_unstable();
+    assert_eq!(heard, expected);
+    assert_eq!(pod.link(name), link, "nothing but the neighbours' knowledge has changed");
+}
 
-    let error = announce(&pod.netns, "absent", mac, &addresses).unwrap_err();
-    assert!(error.is_not_found(), "{error}");
-    pod.ip("link set far down");
-    let error = announce(&pod.netns, "far", mac, &addresses).unwrap_err();
-    assert!(error.to_string().contains("the link must be up"), "{error}");
-    let error = announce(&pod.netns, "lo", mac, &addresses).unwrap_err();
+fn announced_on_a_veth(home: &Space) {
+    let pod = Space::new("pod");
+    connect(home, &pod);
+    announced(&pod, "far", home);
+}
+
+fn announced_on_a_macvlan(home: &Space) {
+    for mode in [MacvlanMode::Bridge, MacvlanMode::Private, MacvlanMode::Vepa, MacvlanMode::Passthru] {
+        let (pod, outside) = (Space::new("pod"), Space::new("outside"));
+        let (lower, _) = connect(home, &outside);
+        let spec = MacvlanSpec { netns: Some(&pod.netns), ..MacvlanSpec::new("net1", lower.index, mode) };
+        home.netlink().add_macvlan(&spec).unwrap();
+        pod.up("net1");
+        announced(&pod, "net1", &outside);
+        home.netlink().delete_link(lower.index).unwrap();
+    }
+}
+
+fn what_cannot_be_announced(home: &Space) {
+    let netlink = home.netlink();
+    assert!(netlink.announce(999).unwrap_err().is_not_found());
+    let error = netlink.announce(home.link("lo").index).unwrap_err();
     assert!(error.to_string().contains("no Ethernet"), "{error}");
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use adit_cni::{CniArgs, Code, Error, Version};
 use ipnetwork::IpNetwork;
 
-use crate::config::Config;
+use crate::config::{AddressEntry, Config};
 
 /// An address of the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +19,20 @@ pub struct StaticAddress {
 /// The addresses that count, from the four sources. Each address once.
 ///
 /// # Errors
-/// [`Code::INVALID_CONFIG`] or, for `CNI_ARGS`, [`Code::BAD_ENVIRONMENT`], when one cannot be read.
+/// [`Code::INVALID_CONFIG`] or, for `CNI_ARGS`, [`Code::BAD_ENVIRONMENT`], when one cannot be read. A configured address
+/// that is replaced is in nobody's way.
 pub fn effective(config: &Config, args: &CniArgs) -> Result<Vec<StaticAddress>, Error> {
-    let mut addresses = configured(config)?;
-    addresses.extend(from_args(args)?);
-    set_gateways(&mut addresses, args)?;
+    let is_replaced = !(config.args_ips().is_empty() && config.runtime_ips().is_empty());
+    let mut addresses = Vec::new();
+    for entry in &config.ipam()?.addresses {
+        match configured(entry) {
+            Err(_) if is_replaced => {}
+            address => addresses.push(address?),
+        }
+    }
+    let mut asked_for = from_args(args)?;
+    set_gateways(&mut asked_for, args)?;
+    addresses.extend(asked_for);
     for requested in [config.args_ips(), config.runtime_ips()] {
         if !requested.is_empty() {
             addresses = replaced(&addresses, requested)?;
@@ -55,29 +64,25 @@ pub(crate) fn check_version(addresses: &[StaticAddress], version: Version) -> Re
     Ok(())
 }
 
-fn configured(config: &Config) -> Result<Vec<StaticAddress>, Error> {
-    let mut addresses = Vec::new();
-    for entry in &config.ipam()?.addresses {
-        let network = cidr(&entry.address).ok_or_else(|| {
-            not_cidr(
-                format!("the 'address' field is expected to be in CIDR notation, got: '{}'", entry.address),
-                &entry.address,
-            )
-        })?;
-        let gateway = match entry.gateway.as_str() {
-            "" => None,
-            text => Some(gateway(text, Code::INVALID_CONFIG)?),
-        };
-        if let Some(gateway) = gateway.filter(|gateway| gateway.is_ipv4() != network.is_ipv4()) {
-            return Err(Error::new(
-                Code::INVALID_CONFIG,
-                format!("invalid gateway address: {gateway} is not of the family of {network}"),
-            )
-            .with_details("give each address a gateway of its own family, or none"));
-        }
-        addresses.push(StaticAddress { network, gateway });
+fn configured(entry: &AddressEntry) -> Result<StaticAddress, Error> {
+    let network = cidr(&entry.address).ok_or_else(|| {
+        not_cidr(
+            format!("the 'address' field is expected to be in CIDR notation, got: '{}'", entry.address),
+            &entry.address,
+        )
+    })?;
+    let gateway = match entry.gateway.as_str() {
+        "" => None,
+        text => Some(gateway(text, Code::INVALID_CONFIG)?),
+    };
+    if let Some(gateway) = gateway.filter(|gateway| gateway.is_ipv4() != network.is_ipv4()) {
+        return Err(Error::new(
+            Code::INVALID_CONFIG,
+            format!("invalid gateway address: {gateway} is not of the family of {network}"),
+        )
+        .with_details("give each address a gateway of its own family, or none"));
     }
-    Ok(addresses)
+    Ok(StaticAddress { network, gateway })
 }
 
 fn from_args(args: &CniArgs) -> Result<Vec<StaticAddress>, Error> {
@@ -119,7 +124,8 @@ fn list<'a>(args: &'a CniArgs, key: &str) -> impl Iterator<Item = &'a str> {
 }
 
 fn gateway(text: &str, code: Code) -> Result<IpAddr, Error> {
-    text.parse().map_err(|_| {
+    let address: Result<IpAddr, _> = text.parse();
+    address.map(|address| address.to_canonical()).map_err(|_| {
         Error::new(code, format!("invalid gateway address: {text}"))
             .with_details("write the gateway's address without prefix length, such as 10.1.1.1")
     })
@@ -127,8 +133,7 @@ fn gateway(text: &str, code: Code) -> Result<IpAddr, Error> {
 
 /// An address with its prefix length, which must be written, as a number.
 fn cidr(text: &str) -> Option<IpNetwork> {
-    let (_, prefix) = text.split_once('/')?;
-    if prefix.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+    adit_cni::parse_cidr(text).ok()
 }
 
 fn not_cidr(message: String, text: &str) -> Error {
@@ -191,6 +196,22 @@ mod tests {
             (json!({"ipam": {"addresses": addresses}}), "IP=10.1.1.2/24", vec!["10.1.1.2/24 via 10.1.1.1"]),
             (json!({"ipam": {"capabilites": {"ips": true}}}), "IP=10.10.1.200/24", vec!["10.10.1.200/24"]),
             (json!({"ipam": {"addresses": null}}), "", vec![]),
+            (json!({"IPAM": {"Addresses": [{"ADDRESS": "10.1.1.2/24", "gateway": null}]}}), "", vec!["10.1.1.2/24"]),
+            (
+                json!({"ipam": {"addresses": [{"address": "::ffff:10.1.1.2/120", "gateway": "::ffff:10.1.1.1"}]}}),
+                "",
+                vec!["10.1.1.2/24 via 10.1.1.1"],
+            ),
+            // What is not used need not be right.
+            (
+                json!({"ipam": {"addresses": [{"address": "10.1.1.2"}]}, "runtimeConfig": {"ips": ["10.1.1.5/24"]}}),
+                "",
+                vec!["10.1.1.5/24"],
+            ),
+            // Like the reference, which has not read the configured addresses by then.
+            (json!({"ipam": {"addresses": addresses}}), "GATEWAY=10.1.1.254", vec!["10.1.1.2/24 via 10.1.1.1"]),
+            // Sent to every network of a pod: one that is of none of its addresses is ignored, as by the reference.
+            (json!({"ipam": {}}), "IP=10.1.1.3/24;GATEWAY=10.9.9.9", vec!["10.1.1.3/24"]),
         ] {
             assert_eq!(texts(&config, args).unwrap(), expected, "{config} {args}");
         }

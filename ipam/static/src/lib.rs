@@ -3,16 +3,22 @@
 //! Where addresses come from, in this order:
 //!
 //! 1. `ipam.addresses`;
-//! 2. `CNI_ARGS` `IP=` adds to them, `GATEWAY=` sets the gateway of every address whose subnet contains it;
+//! 2. `CNI_ARGS` `IP=` adds to them, `GATEWAY=` sets the gateway of every one of these whose subnet contains it;
 //! 3. `args.cni.ips` replaces them all;
 //! 4. `runtimeConfig.ips` replaces them all.
 //!
-//! An address that replaces others keeps the gateway of the configured address in whose subnet it lies.
+//! A `GATEWAY` that is in none of the subnets is ignored: runtimes send the same arguments to all of a pod's networks. An
+//! address that replaces others keeps the gateway of the configured address in whose subnet it lies.
+//!
+//! There is no state, so GC has nothing to collect and STATUS nothing to miss. What cannot work (a gateway that no subnet
+//! of the pod contains, a broadcast address, more addresses than the version can express) is refused by ADD, with what to
+//! write in its place.
 
 #![forbid(unsafe_code)]
 
 mod addresses;
 mod config;
+mod sound;
 
 use std::path::Path;
 
@@ -33,6 +39,7 @@ impl Plugin for Static {
         let ipam = call.config.ipam()?;
         let addresses = effective(&call.config, &call.args)?;
         addresses::check_version(&addresses, call.version)?;
+        sound::check(&addresses, &ipam.routes)?;
         Ok(CniResult {
             interfaces: Vec::new(),
             ips: addresses

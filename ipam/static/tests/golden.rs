@@ -45,17 +45,17 @@ fn compact(document: &str) -> String {
 fn the_result_has_each_versions_shape() {
     let old = |version: &str| {
         format!(
-            r#"{{"cniVersion":"{version}","ip4":{{"ip":"10.1.1.2/24","gateway":"10.1.1.1","routes":[{{"dst":"10.9.0.0/16"}}]}},"ip6":{{"ip":"fd01::2/64","routes":[{{"dst":"fd09::/32","gw":"fd01::1"}}]}},"dns":{{"nameservers":["10.1.1.1"]}}}}"#
+            r#"{{"cniVersion":"{version}","ip4":{{"ip":"10.1.1.2/24","gateway":"10.1.1.1","routes":[{{"dst":"10.9.3.4/16"}}]}},"ip6":{{"ip":"fd01::2/64","routes":[{{"dst":"fd09::/32","gw":"fd01::1"}}]}},"dns":{{"nameservers":["10.1.1.1"]}}}}"#
         )
     };
     let middle = |version: &str| {
         format!(
-            r#"{{"cniVersion":"{version}","ips":[{{"version":"4","address":"10.1.1.2/24","gateway":"10.1.1.1"}},{{"version":"6","address":"fd01::2/64"}}],"routes":[{{"dst":"10.9.0.0/16"}},{{"dst":"fd09::/32","gw":"fd01::1","mtu":1300,"table":0}}],"dns":{{"nameservers":["10.1.1.1"]}}}}"#
+            r#"{{"cniVersion":"{version}","ips":[{{"version":"4","address":"10.1.1.2/24","gateway":"10.1.1.1"}},{{"version":"6","address":"fd01::2/64"}}],"routes":[{{"dst":"10.9.3.4/16"}},{{"dst":"fd09::/32","gw":"fd01::1","mtu":1300,"table":0}}],"dns":{{"nameservers":["10.1.1.1"]}}}}"#
         )
     };
     let new = |version: &str| {
         format!(
-            r#"{{"cniVersion":"{version}","dns":{{"nameservers":["10.1.1.1"]}},"ips":[{{"address":"10.1.1.2/24","gateway":"10.1.1.1"}},{{"address":"fd01::2/64"}}],"routes":[{{"dst":"10.9.0.0/16"}},{{"dst":"fd09::/32","gw":"fd01::1","mtu":1300,"table":0}}]}}"#
+            r#"{{"cniVersion":"{version}","dns":{{"nameservers":["10.1.1.1"]}},"ips":[{{"address":"10.1.1.2/24","gateway":"10.1.1.1"}},{{"address":"fd01::2/64"}}],"routes":[{{"dst":"10.9.3.4/16"}},{{"dst":"fd09::/32","gw":"fd01::1","mtu":1300,"table":0}}]}}"#
         )
     };
     for (version, expected) in [

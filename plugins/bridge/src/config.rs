@@ -3,9 +3,11 @@
 use adit_cni::{CniArgs, Code, Dns, Error, Version};
 use adit_net::{IfName, MacAddress};
 use adit_plugin::DuplicateAddressDetection;
-use adit_plugin::config::{Args, Ipam, RequestedMac, configured_dns, requested_mac, unsupported};
+use adit_plugin::config::{Args, Ipam, RequestedMac, check_result_without_ipam, configured_dns, requested_mac};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+
+use crate::masquerade::Backend;
+use crate::vlan::{TrunkEntry, Vlans};
 
 const DEFAULT_BRIDGE: &str = "cni0";
 
@@ -25,19 +27,20 @@ pub struct Config {
     promisc_mode: bool,
     #[serde(rename = "enabledad")]
     enable_dad: bool,
-    ipam: Ipam,
-    dns: Dns,
-    args: Args,
-    runtime_config: RequestedMac,
-
-    // Known, but not supported with a value that asks for something.
+    address_conflict_detection: bool,
     ip_masq: bool,
+    ip_masq_backend: Option<String>,
     vlan: i64,
-    vlan_trunk: Vec<IgnoredAny>,
+    vlan_trunk: Vec<Option<TrunkEntry>>,
+    preserve_default_vlan: bool,
     #[serde(rename = "macspoofchk")]
     mac_spoof_check: bool,
     port_isolation: bool,
     disable_container_interface: bool,
+    ipam: Ipam,
+    dns: Dns,
+    args: Args,
+    runtime_config: RequestedMac,
 }
 
 /// A network that can be joined.
@@ -51,9 +54,19 @@ pub struct Network {
     pub gateway: Option<Gateway>,
     /// Whether frames may leave through the port they came from.
     pub hairpin: bool,
+    /// Whether the port reaches no other isolated port.
+    pub isolated: bool,
+    /// The VLANs of the port; `None`: the bridge decides.
+    pub vlans: Option<Vlans>,
+    /// Whether only frames with the pod's MAC address may come from the port.
+    pub mac_spoof_check: bool,
+    /// Whether what leaves the pod's subnet gets the node's address.
+    pub masquerade: Option<Backend>,
+    /// Whether the pod's interface comes up.
+    pub interface_up: bool,
     /// Whether the bridge is promiscuous.
     pub promiscuous: bool,
-    /// Treatment of IPv6 addresses in the pod.
+    /// Whether the pod's addresses are probed for duplicates.
     pub dad: DuplicateAddressDetection,
     /// The pod's MAC address; `None`: the kernel chooses.
     pub mac: Option<MacAddress>,
@@ -61,6 +74,17 @@ pub struct Network {
     pub ipam: Option<String>,
     /// What replaces IPAM's DNS settings.
     pub dns: Option<Dns>,
+}
+
+impl Network {
+    /// The interface that has the gateways' addresses.
+    ///
+    /// # Errors
+    /// [`Code::INVALID_CONFIG`] when the one of a VLAN would have a name that is too long.
+    pub(crate) fn gateway_interface(&self) -> Result<IfName, Error> {
+        let vlan = self.vlans.as_ref().and_then(|vlans| vlans.access);
+        vlan.map_or_else(|| Ok(self.bridge.clone()), |vlan| gateway_name(&self.bridge, vlan))
+    }
 }
 
 /// The bridge as the pods' gateway.
@@ -76,10 +100,16 @@ impl Config {
     /// The network it describes.
     ///
     /// # Errors
-    /// [`Code::UNSUPPORTED_FIELD`] for a key whose value asks for something that is not there yet,
     /// [`Code::INVALID_CONFIG`] for values that cannot be; each with key, value and remedy.
     pub fn validate(&self, args: &CniArgs, version: Version) -> Result<Network, Error> {
-        self.refuse_unsupported()?;
+        let vlans = self.vlans()?;
+        let mac = requested_mac("", args, &self.args, &self.runtime_config)?;
+        if self.disable_container_interface && self.ipam_plugin().is_some() {
+            return Err(invalid(
+                "cannot use IPAM when DisableContainerInterface flag is set",
+                "remove ipam, or set disableContainerInterface to false",
+            ));
+        }
         if self.hairpin_mode && self.promisc_mode {
             return Err(invalid(
                 "cannot set hairpin mode and promiscuous mode at the same time",
@@ -99,22 +129,35 @@ impl Config {
         let bridge = self.bridge_name().parse().map_err(|error: adit_net::Error| {
             invalid(&format!("invalid bridge name: {error}"), "give bridge an interface's name")
         })?;
-        if self.ipam_plugin().is_none() && version < Version::V0_3_0 {
-            return Err(invalid(
-                &format!("cniVersion {version} has no results without an address, and ipam is not set"),
-                "set cniVersion to 0.3.0 or later, or add an IPAM plugin",
-            ));
+        if self.ipam_plugin().is_none() {
+            check_result_without_ipam(version)?;
         }
+        let masquerade = self.masquerade()?;
         let is_gateway = self.is_gateway || self.is_default_gateway;
+        if let Some(vlan) = vlans.as_ref().and_then(|vlans| vlans.access)
+            && is_gateway
+            && self.ipam_plugin().is_some()
+        {
+            gateway_name(&bridge, vlan)?;
+        }
         Ok(Network {
             bridge,
             mtu: (self.mtu != 0).then_some(self.mtu),
             gateway: is_gateway
                 .then_some(Gateway { default_route: self.is_default_gateway, force_address: self.force_address }),
             hairpin: self.hairpin_mode,
+            isolated: self.port_isolation,
+            vlans,
+            mac_spoof_check: self.mac_spoof_check,
+            masquerade: masquerade.filter(|_| self.ipam_plugin().is_some()),
+            interface_up: !self.disable_container_interface,
             promiscuous: self.promisc_mode,
-            dad: if self.enable_dad { DuplicateAddressDetection::Wait } else { DuplicateAddressDetection::Off },
-            mac: requested_mac("", args, &self.args, &self.runtime_config)?,
+            dad: match (self.address_conflict_detection, self.enable_dad) {
+                (true, _) => DuplicateAddressDetection::WaitForBoth,
+                (false, true) => DuplicateAddressDetection::Wait,
+                (false, false) => DuplicateAddressDetection::Off,
+            },
+            mac,
             ipam: self.ipam_plugin().map(str::to_owned),
             dns: configured_dns(&self.dns),
         })
@@ -132,28 +175,51 @@ impl Config {
         self.ipam.plugin()
     }
 
-    fn refuse_unsupported(&self) -> Result<(), Error> {
-        let vlan = self.vlan.to_string();
-        let trunk = format!("a list of {}", self.vlan_trunk.len());
-        for (asked, key, value, remedy) in [
-            (self.ip_masq, "ipMasq", "true", "remove it, and masquerade on the node's uplink"),
-            (self.vlan != 0, "vlan", vlan.as_str(), "remove it, and use one bridge for each VLAN"),
-            (!self.vlan_trunk.is_empty(), "vlanTrunk", trunk.as_str(), "remove it, and use one bridge for each VLAN"),
-            (self.mac_spoof_check, "macspoofchk", "true", "remove it, and filter MAC addresses on the node"),
-            (self.port_isolation, "portIsolation", "true", "remove it, and give each pod a bridge of its own"),
-            (
-                self.disable_container_interface,
-                "disableContainerInterface",
-                "true",
-                "remove it, and set the interface down in the pod",
-            ),
-        ] {
-            if asked {
-                return Err(unsupported(key, value, remedy));
-            }
-        }
-        Ok(())
+    /// The VLANs that the port is to be in.
+    ///
+    /// # Errors
+    /// As [`Vlans::new`].
+    pub(crate) fn vlans(&self) -> Result<Option<Vlans>, Error> {
+        Vlans::new(self.vlan, &self.vlan_trunk, self.preserve_default_vlan)
     }
+
+    /// What masquerades, if anything is to.
+    ///
+    /// # Errors
+    /// [`Code::INVALID_CONFIG`] for a backend that nobody knows.
+    pub(crate) fn masquerade(&self) -> Result<Option<Backend>, Error> {
+        if !self.ip_masq {
+            return Ok(None);
+        }
+        let backend = self.ip_masq_backend.as_deref();
+        backend.map_or(Ok(Backend::Default), str::parse).map(Some)
+    }
+
+    /// Whether the configuration names the iptables backend.
+    #[must_use]
+    pub(crate) fn by_iptables(&self) -> bool {
+        self.ip_masq_backend.as_deref() == Some("iptables")
+    }
+
+    /// Whether only frames with the pod's MAC address may come from the port.
+    #[must_use]
+    pub(crate) fn mac_spoof_check(&self) -> bool {
+        self.mac_spoof_check
+    }
+}
+
+/// What the gateway of a VLAN is called: an interface of its own, connected with the bridge.
+///
+/// # Errors
+/// [`Code::INVALID_CONFIG`] when the kernel cannot have a name of that length.
+pub(crate) fn gateway_name(bridge: &IfName, vlan: u16) -> Result<IfName, Error> {
+    let name = format!("{bridge}.{vlan}");
+    name.parse().map_err(|_| {
+        invalid(
+            &format!("the gateway of VLAN {vlan} would be called {name:?}, which is no interface's name"),
+            "give the bridge a shorter name: an interface's has 15 bytes at most, with the dot and the VLAN",
+        )
+    })
 }
 
 fn invalid(message: &str, remedy: &str) -> Error {
@@ -194,23 +260,44 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_keys_are_refused_only_when_they_ask_for_something() {
-        for (config, key, value) in [
-            (json!({"ipMasq": true}), "ipMasq", "true"),
-            (json!({"vlan": 5}), "vlan", "5"),
-            (json!({"vlanTrunk": [{"id": 5}]}), "vlanTrunk", "a list of 1"),
-            (json!({"macspoofchk": true}), "macspoofchk", "true"),
-            (json!({"portIsolation": true}), "portIsolation", "true"),
-            (json!({"disableContainerInterface": true}), "disableContainerInterface", "true"),
-        ] {
-            let error = latest(config).unwrap_err();
-            assert_eq!(error.code, Code::UNSUPPORTED_FIELD);
-            assert!(error.msg.contains(&format!("{key} = {value}")), "{error}");
-            assert!(error.details.contains("remove it"), "{error}");
-        }
-        latest(json!({"ipMasq": false, "ipMasqBackend": "nftables", "vlan": 0, "vlanTrunk": [],
-                      "preserveDefaultVlan": true, "macspoofchk": false, "portIsolation": false}))
+    fn every_key_of_the_port_reaches_the_network() {
+        let network = latest(json!({
+            "vlan": 5, "preserveDefaultVlan": true, "macspoofchk": true, "portIsolation": true,
+            "disableContainerInterface": true, "ipMasq": true
+        }))
         .unwrap();
+        let vlans = network.vlans.unwrap();
+        assert_eq!((vlans.access, vlans.preserve_default), (Some(5), true));
+        assert!(network.mac_spoof_check && network.isolated && !network.interface_up);
+        assert_eq!(network.masquerade, None, "without addresses there is nothing to masquerade");
+        let network = latest(json!({"vlan": 0, "vlanTrunk": [], "preserveDefaultVlan": true})).unwrap();
+        assert!(network.vlans.is_none() && network.interface_up && !network.isolated);
+    }
+
+    #[test]
+    fn the_backend_is_nftables_unless_the_configuration_says_otherwise() {
+        let backend = |value: Value| {
+            latest(json!({"ipMasq": true, "ipMasqBackend": value, "ipam": {"type": "static"}})).map(|n| n.masquerade)
+        };
+        assert_eq!(backend(Value::Null).unwrap(), Some(Backend::Default));
+        assert_eq!(backend(json!("nftables")).unwrap(), Some(Backend::Nftables));
+        assert_eq!(backend(json!("iptables")).unwrap(), Some(Backend::Iptables));
+        for unknown in ["", "ipfw", "NFTables"] {
+            let error = backend(json!(unknown)).unwrap_err();
+            assert_eq!((error.code, error.msg), (Code::INVALID_CONFIG, format!("unknown ipmasq backend {unknown:?}")));
+        }
+        latest(json!({"ipMasq": false, "ipMasqBackend": "ipfw"})).unwrap();
+    }
+
+    #[test]
+    fn a_vlan_gateway_needs_a_name_that_fits() {
+        let config = |bridge: &str, ipam: Value| {
+            latest(json!({"bridge": bridge, "isGateway": true, "vlan": 1000, "ipam": ipam}))
+        };
+        let error = config("br-fifteen-byte", json!({"type": "static"})).unwrap_err();
+        assert!(error.msg.contains("br-fifteen-byte.1000") && error.details.contains("15 bytes"), "{error}");
+        config("br-fifteen-byte", Value::Null).unwrap();
+        config("br-ten-byt", json!({"type": "static"})).unwrap();
     }
 
     #[test]
@@ -220,6 +307,11 @@ mod tests {
                 json!({"hairpinMode": true, "promiscMode": true}),
                 ["cannot set hairpin mode and promiscuous mode at the same time", "false"],
             ),
+            (
+                json!({"disableContainerInterface": true, "ipam": {"type": "static"}}),
+                ["cannot use IPAM when DisableContainerInterface flag is set", "remove ipam"],
+            ),
+            (json!({"vlan": 4095}), ["invalid VLAN ID 4095 (must be between 0 and 4094)", "set vlan"]),
             (json!({"mtu": 10}), ["mtu 10", "between 68 and 65535"]),
             (json!({"bridge": "a name too long for it"}), ["a name too long for it", "interface's name"]),
             (json!({"runtimeConfig": {"mac": "01:00:5e:00:00:01"}}), ["01:00:5e:00:00:01", "multicast"]),

@@ -2,8 +2,9 @@
 //!
 //! ADD reads top to bottom in [`Bridge::add`]: the configuration becomes a [`Network`] or is refused,
 //! the network becomes a [`Plan`], the plan is applied, and whatever was made is taken back when a
-//! step fails. The host's end of the pair carries the attachment's identity as its alias, so DEL and
-//! GC find it without the pod's namespace.
+//! step fails. The host's end of the pair carries the attachment's identity as its alias, and whatever the
+//! attachment has in the kernel's tables carries it as its comment, so DEL and GC find both without the pod's
+//! namespace, without `prevResult` and whatever the configuration says by then.
 
 #![forbid(unsafe_code)]
 
@@ -11,17 +12,25 @@ mod apply;
 mod check;
 mod config;
 mod lock;
+mod masquerade;
 mod plan;
+mod reference;
 mod remove;
+mod rules;
+mod spoof;
+mod status;
+mod tag;
+mod vlan;
 
 use std::path::Path;
 
-use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, GcCall, Plugin, StatusCall};
-use adit_net::{LinkKind, Netlink};
-use adit_plugin::{net_error, transaction};
+use adit_cni::{Attachment, Call, CniResult, DelCall, Error, GcCall, Plugin, StatusCall};
+use adit_plugin::transaction;
 
 pub use config::{Config, Gateway, Network};
+pub use masquerade::Backend;
 pub use plan::{AddressPlan, Plan, Step};
+pub use vlan::{TrunkEntry, Vlans};
 
 /// The plugin.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,7 +42,7 @@ impl Plugin for Bridge {
 
     fn add(&self, call: &Call<Config>) -> Result<CniResult, Error> {
         let network = call.config.validate(&call.args, call.version)?;
-        let sides = apply::Sides::open(call)?;
+        let sides = apply::Sides::open(call, &network)?;
         transaction(|undo| {
             let mut attach = apply::Attach::new(&sides, &network, call, undo);
             attach.run(&Plan::join(&network, call.attachment.ifname.as_str()).steps)?;
@@ -64,18 +73,7 @@ impl Plugin for Bridge {
         remove::gc(call)
     }
 
-    /// Ready when the IPAM plugin is, and the bridge's name is free or a bridge's.
     fn status(&self, call: &StatusCall<Config>) -> Result<(), Error> {
-        let name = call.config.bridge_name();
-        let netlink = Netlink::open().map_err(net_error)?;
-        let taken = netlink.link(name).map_err(net_error)?;
-        if taken.is_some_and(|link| link.kind != LinkKind::Bridge) {
-            return Err(Error::new(Code::NOT_AVAILABLE, format!("{name:?} already exists but is not a bridge"))
-                .with_details("remove that interface or give the network another bridge"));
-        }
-        match call.config.ipam_plugin() {
-            Some(plugin) => call.delegate.status(plugin),
-            None => Ok(()),
-        }
+        status::status(call)
     }
 }

@@ -12,6 +12,7 @@ use adit_plugin::{
 use ipnetwork::IpNetwork;
 
 use crate::config::{Gateway, Network};
+use crate::vlan::Vlans;
 
 /// Index of the pod's interface in the result: bridge, host's end, pod's end.
 pub(crate) const POD_INTERFACE: usize = 2;
@@ -34,22 +35,42 @@ pub enum Step {
         mtu: Option<u32>,
         /// Whether it is promiscuous.
         promiscuous: bool,
+        /// Whether it must separate VLANs.
+        vlan_filtering: bool,
     },
-    /// Make the pair, one end in the pod, the other a port of the bridge.
-    CreatePort {
+    /// Make the pair, one end in the pod, the other to become a port of the bridge. Both are down.
+    CreatePair {
         /// The pod's end.
         ifname: String,
         /// Its MAC address.
         mac: Option<MacAddress>,
         /// MTU of both ends, bytes.
         mtu: Option<u32>,
-        /// Hairpin mode of the port.
+    },
+    /// Let only frames from the pod's MAC address through the port.
+    GuardPort,
+    /// Make the host's end a port of the bridge and bring it up.
+    ConnectPort {
+        /// Frames may leave through the port they came from.
         hairpin: bool,
+        /// The port reaches no other isolated port.
+        isolated: bool,
+        /// The VLANs that it is in.
+        vlans: Option<Vlans>,
     },
     /// Configure the pod's interface.
     Pod(Vec<InterfaceStep>),
-    /// Give the bridge a gateway's address.
+    /// Have an interface for the gateway of a VLAN: its peer is a port of the bridge.
+    VlanGateway {
+        /// Its name.
+        name: String,
+        /// The peer's VLAN.
+        vlans: Vlans,
+    },
+    /// Give the bridge, or the VLAN's interface, a gateway's address.
     GatewayAddress {
+        /// The interface.
+        on: String,
         /// The address.
         network: IpNetwork,
         /// Whether one that is in the way is replaced.
@@ -57,6 +78,8 @@ pub enum Step {
         /// The gateways of this attachment, which are in nobody's way.
         others: Vec<IpNetwork>,
     },
+    /// Let what leaves the pod's subnets have the node's address.
+    Masquerade(Vec<IpNetwork>),
     /// Wait until the port forwards.
     AwaitPort(Duration),
     /// Let the node forward packets of a family.
@@ -91,19 +114,26 @@ impl Plan {
     #[must_use]
     pub fn join(network: &Network, ifname: &str) -> Self {
         let bridge = network.bridge.to_string();
-        Self {
-            steps: vec![
-                Step::Lock(bridge.clone()),
-                Step::EnsureBridge { name: bridge, mtu: network.mtu, promiscuous: network.promiscuous },
-                Step::CreatePort {
-                    ifname: ifname.to_owned(),
-                    mac: network.mac,
-                    mtu: network.mtu,
-                    hairpin: network.hairpin,
-                },
-                Step::Unlock,
-            ],
+        let mut steps = vec![
+            Step::Lock(bridge.clone()),
+            Step::EnsureBridge {
+                name: bridge,
+                mtu: network.mtu,
+                promiscuous: network.promiscuous,
+                vlan_filtering: network.vlans.is_some(),
+            },
+            Step::CreatePair { ifname: ifname.to_owned(), mac: network.mac, mtu: network.mtu },
+        ];
+        if network.mac_spoof_check {
+            steps.push(Step::GuardPort);
         }
+        steps.push(Step::ConnectPort {
+            hairpin: network.hairpin,
+            isolated: network.isolated,
+            vlans: network.vlans.clone(),
+        });
+        steps.push(Step::Unlock);
+        Self { steps }
     }
 }
 
@@ -111,7 +141,8 @@ impl AddressPlan {
     /// The steps that give the interface what IPAM returned (nothing on layer 2), and the bridge its gateways.
     ///
     /// # Errors
-    /// [`Code::INVALID_CONFIG`] when no gateway can be computed or the MTU is too small for an address.
+    /// [`Code::INVALID_CONFIG`] when no gateway can be computed, the MTU is too small for an address, or a VLAN's gateway
+    /// would have a name that is too long.
     pub fn new(network: &Network, ifname: &str, ipam: CniResult) -> Result<Self, Error> {
         let mut result = CniResult { interfaces: Vec::new(), ..ipam };
         if network.dns.is_some() {
@@ -132,20 +163,42 @@ impl AddressPlan {
         let pod = addresses(&result, POD_INTERFACE);
         check_ipv6_mtu(network.mtu, &pod)?;
         let hosts: Vec<IpAddr> = pod.iter().map(IpNetwork::ip).collect();
+        let networks = pod.clone();
 
         let interface = InterfaceSpec { name: ifname, addresses: pod, routes, dad: network.dad, notify: true };
-        let mut steps = vec![Step::Pod(interface.plan())];
+        let mut pod_steps = interface.plan();
+        if !network.interface_up {
+            pod_steps.retain(|step| *step != InterfaceStep::Up);
+        }
+        let probes = pod_steps.iter().any(|step| matches!(step, InterfaceStep::Probe(_)));
+        let mut steps = if probes {
+            // A probe that the port does not forward asks nobody.
+            let (until_up, rest) = InterfaceStep::split_at_up(pod_steps);
+            vec![Step::Pod(until_up), Step::AwaitPort(PORT_TIMEOUT), Step::Pod(rest)]
+        } else {
+            vec![Step::Pod(pod_steps)]
+        };
         let mut last_steps = Vec::new();
         if let Some(gateway) = gateway {
             let gateways = gateways(&result.ips);
             if !gateways.is_empty() {
                 steps.push(Step::Lock(network.bridge.to_string()));
-                steps.extend(gateways.iter().map(|network| gateway_step(gateway, *network, &gateways)));
+                let on = network.gateway_interface()?;
+                if let Some(vlans) = network.vlans.as_ref().filter(|vlans| vlans.access.is_some()) {
+                    let vlans = Vlans { trunk: Vec::new(), ..vlans.clone() };
+                    steps.push(Step::VlanGateway { name: on.to_string(), vlans });
+                }
+                steps.extend(gateways.iter().map(|network| gateway_step(on.as_str(), gateway, *network, &gateways)));
                 steps.push(Step::Unlock);
             }
             last_steps.extend(forwarding(&gateways));
         }
-        steps.push(Step::AwaitPort(PORT_TIMEOUT));
+        if network.masquerade.is_some() && !networks.is_empty() {
+            steps.push(Step::Masquerade(networks));
+        }
+        if network.interface_up {
+            steps.push(Step::AwaitPort(PORT_TIMEOUT));
+        }
         if !hosts.is_empty() {
             last_steps.push(Step::Announce(hosts));
         }
@@ -195,8 +248,8 @@ fn gateways(ips: &[Ip]) -> Vec<IpNetwork> {
     gateways
 }
 
-fn gateway_step(gateway: Gateway, network: IpNetwork, all: &[IpNetwork]) -> Step {
-    Step::GatewayAddress { network, force: gateway.force_address, others: all.to_vec() }
+fn gateway_step(on: &str, gateway: Gateway, network: IpNetwork, all: &[IpNetwork]) -> Step {
+    Step::GatewayAddress { on: on.to_owned(), network, force: gateway.force_address, others: all.to_vec() }
 }
 
 fn forwarding(gateways: &[IpNetwork]) -> Vec<Step> {
@@ -212,25 +265,37 @@ impl fmt::Display for Step {
         match self {
             Self::Lock(bridge) => write!(f, "lock bridge {bridge}"),
             Self::Unlock => f.write_str("unlock bridge"),
-            Self::EnsureBridge { name, mtu, promiscuous } => {
+            Self::EnsureBridge { name, mtu, promiscuous, vlan_filtering } => {
                 write!(f, "have bridge {name}")?;
                 write_mtu(f, *mtu)?;
-                f.write_str(if *promiscuous { " promiscuous" } else { "" })
+                f.write_str(if *promiscuous { " promiscuous" } else { "" })?;
+                f.write_str(if *vlan_filtering { " with VLAN filtering" } else { "" })
             }
-            Self::CreatePort { ifname, mac, mtu, hairpin } => {
-                write!(f, "connect {ifname} with the bridge")?;
+            Self::CreatePair { ifname, mac, mtu } => {
+                write!(f, "make {ifname} and the host's end")?;
                 if let Some(mac) = mac {
                     write!(f, " mac {mac}")?;
                 }
-                write_mtu(f, *mtu)?;
-                f.write_str(if *hairpin { " hairpin" } else { "" })
+                write_mtu(f, *mtu)
             }
+            Self::GuardPort => f.write_str("let only the pod's MAC address through"),
+            Self::ConnectPort { hairpin, isolated, vlans } => {
+                f.write_str("connect the host's end with the bridge")?;
+                f.write_str(if *hairpin { " hairpin" } else { "" })?;
+                f.write_str(if *isolated { " isolated" } else { "" })?;
+                vlans.as_ref().map_or(Ok(()), |vlans| write!(f, " {vlans}"))
+            }
+            Self::VlanGateway { name, vlans } => write!(f, "have {name}, connected with the bridge {vlans}"),
             Self::Pod(steps) => {
                 let lines: Vec<String> = steps.iter().map(|step| format!("pod: {step}")).collect();
                 f.write_str(&lines.join("\n"))
             }
-            Self::GatewayAddress { network, force, .. } => {
-                write!(f, "give the bridge {network}{}", if *force { " by force" } else { "" })
+            Self::GatewayAddress { on, network, force, .. } => {
+                write!(f, "give {on} {network}{}", if *force { " by force" } else { "" })
+            }
+            Self::Masquerade(networks) => {
+                f.write_str("masquerade")?;
+                networks.iter().try_for_each(|network| write!(f, " {network}"))
             }
             Self::AwaitPort(timeout) => {
                 write!(f, "wait up to {} s until the port forwards", timeout.as_secs())
@@ -278,10 +343,59 @@ mod tests {
             [
                 "lock bridge br7",
                 "have bridge br7 mtu 1400",
-                "connect net1 with the bridge mac 02:00:00:00:00:07 mtu 1400 hairpin",
+                "make net1 and the host's end mac 02:00:00:00:00:07 mtu 1400",
+                "connect the host's end with the bridge hairpin",
                 "unlock bridge",
             ]
         );
+    }
+
+    #[test]
+    fn a_port_is_guarded_before_it_is_connected_and_in_its_vlans_before_it_is_up() {
+        let network = network(&json!({
+            "bridge": "br7", "macspoofchk": true, "portIsolation": true, "vlan": 5, "vlanTrunk": [{"minID": 7, "maxID": 9}]
+        }));
+        assert_eq!(
+            lines(&Plan::join(&network, "net1").steps),
+            [
+                "lock bridge br7",
+                "have bridge br7 with VLAN filtering",
+                "make net1 and the host's end",
+                "let only the pod's MAC address through",
+                "connect the host's end with the bridge isolated in VLAN 5 untagged, 7-9",
+                "unlock bridge",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_gateway_of_a_vlan_has_an_interface_of_its_own() {
+        let network = network(&json!({
+            "bridge": "br7", "isGateway": true, "vlan": 5, "vlanTrunk": [{"id": 7}], "ipMasq": true,
+            "ipam": {"type": "static"}
+        }));
+        let plan = AddressPlan::new(&network, "net1", ipam(&json!({"ips": [{"address": "10.1.1.2/24"}]}))).unwrap();
+        let steps = lines(&plan.steps);
+        assert_eq!(
+            steps[steps.len() - 6..],
+            [
+                "lock bridge br7",
+                "have br7.5, connected with the bridge in VLAN 5 untagged",
+                "give br7.5 10.1.1.1/24",
+                "unlock bridge",
+                "masquerade 10.1.1.2/24",
+                "wait up to 10 s until the port forwards",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_interface_that_stays_down_is_not_waited_for() {
+        let plan =
+            AddressPlan::new(&network(&json!({"disableContainerInterface": true})), "net1", CniResult::default())
+                .unwrap();
+        let steps = lines(&plan.steps);
+        assert!(!steps.iter().any(|step| step.contains("bring the link up") || step.contains("wait")), "{steps:?}");
     }
 
     #[test]
@@ -306,7 +420,7 @@ mod tests {
                 "pod: add route 10.10.2.0/24 via 10.10.1.1",
                 "pod: add route 10.20.0.0/16 via 10.10.1.9",
                 "lock bridge cni0",
-                "give the bridge 10.10.1.1/24",
+                "give cni0 10.10.1.1/24",
                 "unlock bridge",
                 "wait up to 10 s until the port forwards",
             ]
@@ -332,7 +446,7 @@ mod tests {
             plan.result.routes.iter().map(|route| format!("{} via {}", route.dst, route.gw.unwrap())).collect();
         assert_eq!(routes, ["0.0.0.0/0 via 10.1.1.1", "::/0 via fd01::1"]);
         let steps = lines(&plan.steps);
-        for step in ["give the bridge 10.1.1.1/24 by force", "give the bridge fd01::1/64 by force"] {
+        for step in ["give cni0 10.1.1.1/24 by force", "give cni0 fd01::1/64 by force"] {
             assert_eq!(steps.iter().filter(|line| *line == step).count(), 1, "{steps:?}");
         }
         assert!(lines(&plan.last_steps).contains(&"set net/ipv6/conf/all/forwarding = 1".to_owned()));

@@ -1,11 +1,15 @@
 //! What CHECK compares with the kernel: what this plugin made, and nothing that another one added to the result.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use adit_cni::{Call, CniResult, Code, Error, Interface, Ip, Route};
+use adit_net::route::TABLE_MAIN;
 use adit_net::{Link, LinkKind, Netlink};
 use ipnetwork::IpNetwork;
 
+use crate::convert::masked;
 use crate::{net_error, open_pod};
 
 /// An error of CHECK.
@@ -21,6 +25,8 @@ pub struct PodSide<'a> {
     pub result: &'a CniResult,
     /// The interface's index in it.
     pub index: usize,
+    /// The interface in it.
+    pub interface: &'a Interface,
     /// A socket in the pod.
     pub netlink: Netlink,
     /// The interface.
@@ -39,7 +45,7 @@ impl<'a> PodSide<'a> {
         let (index, interface) = pod_interface(result, call.attachment.ifname.as_str(), &sandbox)?;
         let netlink = Netlink::open_in(&open_pod(&call.netns)?).map_err(net_error)?;
         let link = link(&netlink, interface, kind)?;
-        Ok(Self { result, index, netlink, link })
+        Ok(Self { result, index, interface, netlink, link })
     }
 
     /// The interface has its addresses and routes.
@@ -48,6 +54,7 @@ impl<'a> PodSide<'a> {
     /// The first that is absent.
     pub fn is_configured(&self) -> Result<(), Error> {
         addresses(&self.netlink, &self.link, self.result, self.index)?;
+        subnets(&self.netlink, &self.link, self.result, self.index)?;
         routes(&self.netlink, &self.link, self.result, self.index)
     }
 }
@@ -119,28 +126,64 @@ pub fn addresses(netlink: &Netlink, link: &Link, result: &CniResult, index: usiz
         .map_or(Ok(()), |ip| Err(mismatch(format!("Failed to match addr {} on interface {}", ip.address, link.name))))
 }
 
-/// The result's routes are in the tables where they were made. Routes that the kernel has and the result lacks are fine:
-/// Multus removes routes from the result that it has stored.
+/// The subnets of the ips are reached through `link`, in whichever table: `sbr` moves what it finds in the main one.
+fn subnets(netlink: &Netlink, link: &Link, result: &CniResult, index: usize) -> Result<(), Error> {
+    let present = netlink.all_routes().map_err(net_error)?;
+    let reached = |subnet| {
+        present.iter().any(|route| route.destination == subnet && route.device == link.index && route.gateway.is_none())
+    };
+    let hosts = |ip: &&Ip| ip.address.prefix() < if ip.address.is_ipv4() { 32 } else { 128 };
+    own_ips(result, index).filter(hosts).map(|ip| masked(ip.address)).find(|subnet| !reached(*subnet)).map_or(
+        Ok(()),
+        |subnet| {
+            Err(mismatch(format!("Expected Route {subnet} not found in routing table: it is not on {}", link.name)))
+        },
+    )
+}
+
+/// The result's routes are in the tables where they were made, with the settings that the result names. Routes that the
+/// kernel has and the result lacks are fine: Multus removes routes from the result that it has stored.
 ///
 /// # Errors
 /// The first route that is absent.
 fn routes(netlink: &Netlink, link: &Link, result: &CniResult, index: usize) -> Result<(), Error> {
     let own: Vec<IpNetwork> = own_ips(result, index).map(|ip| ip.address).collect();
+    let mut tables: BTreeMap<u32, Vec<adit_net::Route>> = BTreeMap::new();
     for route in &result.routes {
         let Some(claim) = claim(route, &own) else { continue };
-        let present = netlink.routes(route.table).map_err(net_error)?;
-        let found = present.iter().any(|candidate| {
-            candidate.destination == route.dst
+        let table = table(route);
+        let present = match tables.entry(table) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(netlink.routes(Some(table)).map_err(net_error)?),
+        };
+        let mut there = present.iter().filter(|found| {
+            found.destination == masked(route.dst)
                 && match claim {
                     Claim::AnyDevice => true,
-                    Claim::Through(gateway) => candidate.device == link.index && candidate.gateway == Some(gateway),
+                    Claim::Through(gateway) => found.device == link.index && found.gateway == Some(gateway),
                 }
         });
-        if !found {
+        if !there.any(|found| has_settings(found, route)) {
             return Err(mismatch(format!("Expected Route {} not found in routing table", describe(route))));
         }
     }
     Ok(())
+}
+
+/// The kernel takes table 0 for main.
+fn table(route: &Route) -> u32 {
+    route.table.filter(|table| *table != 0).unwrap_or(TABLE_MAIN)
+}
+
+/// What the result names of a route's settings, the kernel has. IPv6 has no scopes.
+fn has_settings(found: &adit_net::Route, route: &Route) -> bool {
+    fn agree<T: PartialEq>(found: Option<T>, named: Option<T>) -> bool {
+        named.is_none() || found == named
+    }
+    agree(found.mtu, route.mtu)
+        && agree(found.advmss, route.advmss)
+        && agree(found.priority, route.priority)
+        && (route.dst.is_ipv6() || agree(found.scope, route.scope))
 }
 
 /// What may be asked of a route in a result that several plugins wrote.
@@ -173,8 +216,16 @@ fn describe(route: &Route) -> String {
     if let Some(gateway) = route.gw {
         text.push_str(&format!(" via {gateway}"));
     }
-    if let Some(table) = route.table {
-        text.push_str(&format!(" table {table}"));
+    for (name, value) in [
+        ("table", route.table),
+        ("metric", route.priority),
+        ("mtu", route.mtu),
+        ("advmss", route.advmss),
+        ("scope", route.scope.map(u32::from)),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!(" {name} {value}"));
+        }
     }
     text
 }
@@ -195,6 +246,31 @@ mod tests {
         assert_eq!(claim(&route("10.9.0.0/16", Some("10.4.0.2")), &own), None);
         assert_eq!(claim(&route("10.9.0.0/16", None), &own), Some(Claim::AnyDevice));
         assert_eq!(claim(&route("0.0.0.0/0", Some("10.1.1.1")), &own), Some(Claim::AnyDevice));
+    }
+
+    #[test]
+    fn the_settings_that_a_result_names_are_compared() {
+        let mut found = adit_net::Route::new("10.9.0.0/16".parse().unwrap(), 3);
+        (found.mtu, found.advmss, found.priority, found.scope) = (Some(1300), Some(1200), Some(7), Some(0));
+        let named = Route {
+            mtu: Some(1300),
+            advmss: Some(1200),
+            priority: Some(7),
+            scope: Some(0),
+            ..route("10.9.0.0/16", None)
+        };
+        assert!(has_settings(&found, &named) && has_settings(&found, &route("10.9.0.0/16", None)));
+        for other in [
+            Route { mtu: Some(1301), ..named.clone() },
+            Route { advmss: Some(1), ..named.clone() },
+            Route { priority: Some(8), ..named.clone() },
+            Route { scope: Some(253), ..named.clone() },
+        ] {
+            assert!(!has_settings(&found, &other), "{}", describe(&other));
+        }
+        assert!(has_settings(&found, &Route { scope: Some(253), ..route("fd09::/32", None) }), "IPv6 has no scopes");
+        assert_eq!(describe(&named), "10.9.0.0/16 metric 7 mtu 1300 advmss 1200 scope 0");
+        assert_eq!((table(&named), table(&Route { table: Some(0), ..named.clone() })), (254, 254));
     }
 
     #[test]

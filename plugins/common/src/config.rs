@@ -1,6 +1,6 @@
 //! Configuration keys that every interface plugin has.
 
-use adit_cni::{CniArgs, Code, Dns, Error};
+use adit_cni::{CniArgs, Code, Dns, Error, Version};
 use adit_net::MacAddress;
 use serde::Deserialize;
 
@@ -35,6 +35,19 @@ pub struct Args {
 pub struct RequestedMac {
     /// The address as written.
     pub mac: String,
+}
+
+/// Refuses an attachment without IPAM whose result this version could not tell, before anything is made.
+///
+/// # Errors
+/// [`Code::INVALID_CONFIG`] before 0.3.0, with the text of the reference's conversion.
+pub fn check_result_without_ipam(version: Version) -> Result<(), Error> {
+    if version >= Version::V0_3_0 {
+        return Ok(());
+    }
+    Err(Error::new(Code::INVALID_CONFIG, "cannot convert: no valid IP addresses").with_details(format!(
+        "cniVersion {version} has no results without an address: set cniVersion to 0.3.0 or later, or add ipam"
+    )))
 }
 
 /// What replaces IPAM's DNS settings: the configuration's own, when any member is set.
@@ -74,13 +87,6 @@ pub fn requested_mac(
             .with_details("the first byte must be even and the address not zero: for a local one start with 02"));
     }
     Ok(Some(mac))
-}
-
-/// The refusal of a key whose value asks for something that this version does not do.
-#[must_use]
-pub fn unsupported(key: &str, value: &str, remedy: &str) -> Error {
-    Error::new(Code::UNSUPPORTED_FIELD, format!("unsupported field in the network configuration: {key} = {value}"))
-        .with_details(remedy)
 }
 
 #[cfg(test)]

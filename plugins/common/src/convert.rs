@@ -52,10 +52,13 @@ pub fn addresses(result: &CniResult, index: usize) -> Vec<IpNetwork> {
         .collect()
 }
 
-/// Gives every route without gateway the first gateway of its family. Without one it stays on the link.
+/// Gives every route without gateway the first gateway of its family. Without one it stays on the link, and so does the
+/// route to that gateway itself.
 pub fn fill_gateways(result: &mut CniResult) {
     for route in &mut result.routes {
-        route.gw = route.gw.or_else(|| first_gateway(&result.ips, route.dst.is_ipv4()));
+        let leads_to = |gateway: &IpAddr| IpNetwork::from(*gateway) == route.dst;
+        let first = || first_gateway(&result.ips, route.dst.is_ipv4()).filter(|gateway| !leads_to(gateway));
+        route.gw = route.gw.or_else(first);
     }
 }
 
@@ -71,7 +74,7 @@ pub fn planned_routes(result: &CniResult) -> Vec<PlannedRoute> {
     let mut routes: Vec<PlannedRoute> = Vec::new();
     for route in &result.routes {
         let planned = PlannedRoute {
-            destination: route.dst,
+            destination: masked(route.dst),
             gateway: route.gw,
             mtu: route.mtu,
             advmss: route.advmss,
@@ -84,6 +87,12 @@ pub fn planned_routes(result: &CniResult) -> Vec<PlannedRoute> {
         }
     }
     routes
+}
+
+/// The network with its host bits cleared. Results keep them, the kernel refuses them.
+pub(crate) fn masked(network: IpNetwork) -> IpNetwork {
+    // The prefix is that of a valid network: this cannot fail.
+    IpNetwork::new(network.network(), network.prefix()).unwrap_or(network)
 }
 
 /// The names and numbers of a link, for a result.
@@ -115,5 +124,31 @@ impl fmt::Display for PlannedRoute {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use adit_cni::Route as CniRoute;
+
+    #[test]
+    fn host_bits_of_a_destination_are_dropped_for_the_kernel_and_kept_in_the_result() {
+        let route = CniRoute::new("10.9.3.4/16".parse().unwrap(), None);
+        let result = CniResult { routes: vec![route], ..CniResult::default() };
+        assert_eq!(planned_routes(&result)[0].destination.to_string(), "10.9.0.0/16");
+        assert_eq!(result.routes[0].dst.to_string(), "10.9.3.4/16");
+    }
+
+    #[test]
+    fn the_route_to_the_gateway_is_not_through_it() {
+        let route = |dst: &str| CniRoute::new(dst.parse().unwrap(), None);
+        let mut ip = Ip::new("10.1.1.2/32".parse().unwrap());
+        ip.gateway = Some("169.254.1.1".parse().unwrap());
+        let routes = vec![route("169.254.1.1/32"), route("0.0.0.0/0"), route("fd09::/32")];
+        let mut result = CniResult { ips: vec![ip], routes, ..CniResult::default() };
+        fill_gateways(&mut result);
+        let gateways: Vec<_> = result.routes.iter().map(|route| route.gw.map(|gw| gw.to_string())).collect();
+        assert_eq!(gateways, [None, Some("169.254.1.1".to_owned()), None]);
     }
 }

@@ -1,13 +1,14 @@
 //! The pod's interface: a plan of typed steps, and what applies it.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use adit_cni::{Code, Error};
-use adit_net::{Address, Link, Netlink, Netns, sysctl};
+use adit_net::{Address, Link, LinkChange, Netlink, Netns, sysctl};
 use ipnetwork::IpNetwork;
 
-use crate::{PlannedRoute, net_error};
+use crate::{ADDRESS_CONFLICT, PlannedRoute, net_error};
 
 /// How long duplicate address detection may take: a probe and its answer take one second (RFC 4862, 5.4), some more on a
 /// slow switch.
@@ -16,13 +17,40 @@ const DAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Smallest MTU of a link with IPv6 (RFC 8200, section 5).
 const IPV6_MIN_MTU_BYTES: u32 = 1280;
 
-/// Whether IPv6 addresses are probed for duplicates before they are used (RFC 4862).
+/// Carrier comes milliseconds after a link is up, on hardware seconds.
+const CARRIER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether addresses are probed for duplicates before they are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DuplicateAddressDetection {
-    /// Addresses are usable at once.
+    /// Addresses are usable at once, and nobody looks.
     Off,
-    /// Addresses are probed, and a duplicate fails the ADD.
+    /// IPv6 addresses are usable at once, and the kernel looks meanwhile (RFC 4429): it takes a duplicate out of use.
+    Optimistic,
+    /// IPv6 addresses are probed first (RFC 4862), and a duplicate fails the ADD.
     Wait,
+    /// As [`Self::Wait`], and IPv4 addresses are probed too (RFC 5227).
+    WaitForBoth,
+}
+
+impl DuplicateAddressDetection {
+    /// What the kernel can do of it for the interface `ifname` of the pod: where it has no optimistic detection
+    /// (`CONFIG_IPV6_OPTIMISTIC_DAD`), or does not make link-local addresses of the MAC, [`Self::Off`] takes its place.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or a sysctl cannot be read.
+    pub fn supported(self, pod: &Netns, ifname: &str) -> Result<Self, Error> {
+        if self != Self::Optimistic {
+            return Ok(self);
+        }
+        let key = |name: &str| sysctl::get(&format!("net/ipv6/conf/{ifname}/{name}"));
+        let (optimistic, generation) = pod
+            .run(|| Ok::<_, adit_net::Error>((key("optimistic_dad")?, key("addr_gen_mode")?)))
+            .flatten()
+            .map_err(net_error)?;
+        let eui64 = generation.as_deref() == Some("0");
+        Ok(if optimistic.is_some() && eui64 { self } else { Self::Off })
+    }
 }
 
 /// What a pod's interface is to look like.
@@ -57,15 +85,31 @@ pub enum InterfaceStep {
     Address {
         /// The address with its prefix.
         network: IpNetwork,
-        /// Whether duplicate address detection is skipped.
-        nodad: bool,
+        /// How an IPv6 address is treated until duplicate address detection ends.
+        usable: Usable,
     },
+    /// Add the IPv6 link-local address that the kernel would make of the MAC, usable at once: from an optimistic address
+    /// the kernel asks for no neighbour (RFC 4429, section 3.2), so without it nobody would be reached for a second.
+    LinkLocal,
     /// Bring the link up.
     Up,
+    /// Ask the neighbours whether they have these addresses (RFC 5227).
+    Probe(Vec<Ipv4Addr>),
     /// Wait until no address is tentative.
     AwaitAddresses(Duration),
     /// Add a route.
     Route(PlannedRoute),
+}
+
+/// When an address can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usable {
+    /// As the kernel does it by default: IPv4 at once, IPv6 after duplicate address detection.
+    Default,
+    /// At once, without duplicate address detection.
+    NoDad,
+    /// At once, while duplicate address detection is under way.
+    Optimistic,
 }
 
 impl InterfaceSpec<'_> {
@@ -77,35 +121,71 @@ impl InterfaceSpec<'_> {
             value,
             required,
         };
-        let ipv6 = self.addresses.iter().any(IpNetwork::is_ipv6);
-        let nodad = self.dad == DuplicateAddressDetection::Off;
+        use DuplicateAddressDetection::{Off, Optimistic, Wait, WaitForBoth};
+        let (ipv4, ipv6): (Vec<IpNetwork>, Vec<IpNetwork>) =
+            self.addresses.iter().partition(|network| network.is_ipv4());
+        let add = |networks: &[IpNetwork], usable| {
+            networks.iter().map(move |network| InterfaceStep::Address { network: *network, usable }).collect::<Vec<_>>()
+        };
         let mut steps = Vec::new();
         if self.notify {
             steps.push(conf("ipv4", self.name, "arp_notify", "1", true));
             steps.push(conf("ipv6", self.name, "ndisc_notify", "1", false));
         }
-        if ipv6 {
+        if !ipv6.is_empty() {
             steps.push(conf("ipv6", "lo", "disable_ipv6", "0", true));
             steps.push(conf("ipv6", self.name, "disable_ipv6", "0", true));
             steps.push(conf("ipv6", self.name, "keep_addr_on_down", "1", false));
         }
-        if nodad {
-            steps.push(conf("ipv6", self.name, "accept_dad", "0", false));
-        } else {
-            steps.push(conf("ipv6", self.name, "enhanced_dad", "1", false));
-            steps.push(conf("ipv6", self.name, "accept_dad", "1", false));
+        match self.dad {
+            Off => steps.push(conf("ipv6", self.name, "accept_dad", "0", false)),
+            Wait | WaitForBoth => {
+                steps.push(conf("ipv6", self.name, "enhanced_dad", "1", false));
+                steps.push(conf("ipv6", self.name, "accept_dad", "1", false));
+            }
+            Optimistic if !ipv6.is_empty() => {
+                steps.push(conf("ipv6", self.name, "optimistic_dad", "1", true));
+                steps.push(conf("ipv6", self.name, "use_optimistic", "1", true));
+            }
+            Optimistic => {}
         }
-        steps.extend(
-            self.addresses
-                .iter()
-                .map(|network| InterfaceStep::Address { network: *network, nodad: nodad && network.is_ipv6() }),
-        );
+        if self.dad != WaitForBoth {
+            steps.extend(add(&ipv4, Usable::Default));
+        }
+        match self.dad {
+            Off => steps.extend(add(&ipv6, Usable::NoDad)),
+            Wait | WaitForBoth => steps.extend(add(&ipv6, Usable::Default)),
+            Optimistic if !ipv6.is_empty() => steps.push(InterfaceStep::LinkLocal),
+            Optimistic => {}
+        }
         steps.push(InterfaceStep::Up);
-        if ipv6 && !nodad {
+        if self.dad == Optimistic {
+            // On a link that is down they would receive nothing until detection ends.
+            steps.extend(add(&ipv6, Usable::Optimistic));
+        }
+        if self.dad == WaitForBoth && !ipv4.is_empty() {
+            let hosts = ipv4.iter().filter_map(|network| match network.ip() {
+                IpAddr::V4(host) => Some(host),
+                IpAddr::V6(_) => None,
+            });
+            steps.push(InterfaceStep::Probe(hosts.collect()));
+            steps.extend(add(&ipv4, Usable::Default));
+        }
+        if matches!(self.dad, Wait | WaitForBoth) && !ipv6.is_empty() {
             steps.push(InterfaceStep::AwaitAddresses(DAD_TIMEOUT));
         }
         steps.extend(self.routes.iter().cloned().map(InterfaceStep::Route));
         steps
+    }
+}
+
+impl InterfaceStep {
+    /// The steps until the link is up, and those that follow.
+    #[must_use]
+    pub fn split_at_up(mut steps: Vec<Self>) -> (Vec<Self>, Vec<Self>) {
+        let up = steps.iter().position(|step| *step == Self::Up).map_or(steps.len(), |index| index.saturating_add(1));
+        let rest = steps.split_off(up);
+        (steps, rest)
     }
 }
 
@@ -115,21 +195,24 @@ impl InterfaceSpec<'_> {
 /// The first step that fails, with the kernel's words.
 pub fn configure_interface(pod: &Netns, netlink: &Netlink, link: &Link, steps: &[InterfaceStep]) -> Result<(), Error> {
     // Sysctls act in the calling thread's namespace.
-    pod.run(|| steps.iter().try_for_each(|step| apply(netlink, link, step))).map_err(net_error)?
+    pod.run(|| steps.iter().try_for_each(|step| apply(pod, netlink, link, step))).map_err(net_error)?
 }
 
-fn apply(netlink: &Netlink, link: &Link, step: &InterfaceStep) -> Result<(), Error> {
+fn apply(pod: &Netns, netlink: &Netlink, link: &Link, step: &InterfaceStep) -> Result<(), Error> {
     let result = match step {
         InterfaceStep::Sysctl { key, value, required: true } => sysctl::set(key, value).map(drop),
         InterfaceStep::Sysctl { key, value, required: false } => sysctl::set_if_present(key, value).map(drop),
-        InterfaceStep::Address { network, nodad } => {
-            let mut address = Address::new(*network);
-            address.nodad = *nodad;
+        InterfaceStep::Address { network, usable } => {
+            let address = Address {
+                nodad: *usable == Usable::NoDad,
+                optimistic: *usable == Usable::Optimistic,
+                ..Address::new(*network)
+            };
             netlink.add_address(link.index, &address)
         }
-        InterfaceStep::Up => {
-            netlink.change_link(link.index, &adit_net::LinkChange { up: Some(true), ..Default::default() })
-        }
+        InterfaceStep::LinkLocal => add_link_local(netlink, link),
+        InterfaceStep::Up => netlink.change_link(link.index, &LinkChange { up: Some(true), ..LinkChange::default() }),
+        InterfaceStep::Probe(addresses) => return probe(pod, netlink, link, addresses),
         InterfaceStep::AwaitAddresses(timeout) => netlink.wait_addresses_usable(link.index, *timeout),
         InterfaceStep::Route(route) => netlink.prepend_route(&route.on(link.index)),
     };
@@ -142,6 +225,27 @@ fn apply(netlink: &Netlink, link: &Link, step: &InterfaceStep) -> Result<(), Err
             error
         }
     })
+}
+
+fn add_link_local(netlink: &Netlink, link: &Link) -> adit_net::Result<()> {
+    let network = link.mac.and_then(|mac| IpNetwork::new(mac.link_local().into(), 64).ok());
+    let Some(network) = network else { return Ok(()) };
+    match netlink.add_address(link.index, &Address { nodad: true, ..Address::new(network) }) {
+        Err(error) if !error.is_exists() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn probe(pod: &Netns, netlink: &Netlink, link: &Link, addresses: &[Ipv4Addr]) -> Result<(), Error> {
+    let link = netlink.wait_link(&link.name, CARRIER_TIMEOUT, |link| link.lower_up).map_err(net_error)?;
+    match adit_net::probe(pod, &link, addresses).map_err(net_error)? {
+        None => Ok(()),
+        Some(conflict) => Err(Error::new(
+            ADDRESS_CONFLICT,
+            format!("address {} on {} is in use by {}", conflict.address, link.name, conflict.holder),
+        )
+        .with_details("give the pod another address, or take this one from the host with that MAC address")),
+    }
 }
 
 /// Refuses an IPv6 address on an interface whose MTU the kernel would not give one.
@@ -162,8 +266,18 @@ impl fmt::Display for InterfaceStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sysctl { key, value, .. } => write!(f, "set {key} = {value}"),
-            Self::Address { network, nodad } => {
-                write!(f, "add address {network}{}", if *nodad { " nodad" } else { "" })
+            Self::Address { network, usable } => {
+                let suffix = match usable {
+                    Usable::Default => "",
+                    Usable::NoDad => " nodad",
+                    Usable::Optimistic => " optimistic",
+                };
+                write!(f, "add address {network}{suffix}")
+            }
+            Self::LinkLocal => f.write_str("add the link-local address of the MAC nodad"),
+            Self::Probe(addresses) => {
+                f.write_str("probe for conflicts:")?;
+                addresses.iter().try_for_each(|address| write!(f, " {address}"))
             }
             Self::Up => f.write_str("bring the link up"),
             Self::AwaitAddresses(timeout) => {
@@ -250,6 +364,54 @@ mod tests {
                 "set net/ipv6/conf/tun/accept_dad = 1",
                 "add address fd01::2/64",
                 "bring the link up",
+                "wait up to 5 s for duplicate address detection",
+            ]
+        );
+    }
+
+    #[test]
+    fn optimistic_addresses_are_added_to_a_link_that_is_up() {
+        let spec = |addresses: &[&str]| InterfaceSpec {
+            name: "net1",
+            addresses: addresses.iter().map(|text| net(text)).collect(),
+            routes: vec![],
+            dad: DuplicateAddressDetection::Optimistic,
+            notify: false,
+        };
+        assert_eq!(
+            lines(&spec(&["10.1.1.2/24", "fd01::2/64"]).plan())[3..],
+            [
+                "set net/ipv6/conf/net1/optimistic_dad = 1",
+                "set net/ipv6/conf/net1/use_optimistic = 1",
+                "add address 10.1.1.2/24",
+                "add the link-local address of the MAC nodad",
+                "bring the link up",
+                "add address fd01::2/64 optimistic",
+            ]
+        );
+        assert_eq!(lines(&spec(&["10.1.1.2/24"]).plan()), ["add address 10.1.1.2/24", "bring the link up"]);
+        let (before, after) = InterfaceStep::split_at_up(spec(&["10.1.1.2/24", "fd01::2/64"]).plan());
+        assert_eq!(before.last(), Some(&InterfaceStep::Up));
+        assert_eq!(lines(&after), ["add address fd01::2/64 optimistic"]);
+    }
+
+    #[test]
+    fn a_probe_comes_before_the_addresses_that_it_asks_for() {
+        let spec = InterfaceSpec {
+            name: "net1",
+            addresses: vec![net("10.1.1.2/24"), net("fd01::2/64"), net("10.1.2.2/24")],
+            routes: vec![],
+            dad: DuplicateAddressDetection::WaitForBoth,
+            notify: false,
+        };
+        assert_eq!(
+            lines(&spec.plan())[5..],
+            [
+                "add address fd01::2/64",
+                "bring the link up",
+                "probe for conflicts: 10.1.1.2 10.1.2.2",
+                "add address 10.1.1.2/24",
+                "add address 10.1.2.2/24",
                 "wait up to 5 s for duplicate address detection",
             ]
         );

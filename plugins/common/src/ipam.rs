@@ -29,6 +29,16 @@ pub fn add<'a>(
     Ok(result)
 }
 
+/// Whether the IPAM plugin could serve an ADD; without one there is nothing to ask.
+///
+/// # Errors
+/// The plugin's own; [`Code::NOT_AVAILABLE`] when it is not installed.
+pub fn status(delegate: &Delegate, plugin: Option<&str>) -> Result<(), Error> {
+    let Some(plugin) = plugin else { return Ok(()) };
+    delegate.find(plugin).map_err(|error| Error { code: Code::NOT_AVAILABLE, ..error })?;
+    delegate.status(plugin)
+}
+
 fn missing_addresses(plugin: &str, annotation: &str) -> Error {
     Error::new(Code::INVALID_CONFIG, "IPAM plugin returned missing IP config").with_details(format!(
         "{plugin} was given no address: set ipam.addresses, or ask for one in the pod's network annotation \

@@ -23,9 +23,11 @@ mod pod;
 mod undo;
 
 pub use convert::{PlannedRoute, addresses, fill_gateways, first_gateway, planned_routes, result_interface};
-pub use error::net_error;
+pub use error::{ADDRESS_CONFLICT, net_error};
 pub use identity::Identity;
-pub use interface::{DuplicateAddressDetection, InterfaceSpec, InterfaceStep, check_ipv6_mtu, configure_interface};
+pub use interface::{
+    DuplicateAddressDetection, InterfaceSpec, InterfaceStep, Usable, check_ipv6_mtu, configure_interface,
+};
 pub use log::main;
 pub use pod::{announce_addresses, existing_link, open_pod};
 pub use undo::{Undo, collected, transaction};

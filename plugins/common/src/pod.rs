@@ -1,6 +1,5 @@
 //! The pod's namespace and the link in it.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use adit_cni::{Code, Error};
@@ -27,11 +26,10 @@ pub fn existing_link(netlink: &Netlink, name: &str) -> Result<Link, Error> {
     })
 }
 
-/// Tells the neighbours where the interface's addresses are. They learn it later from its first packet, so a failure is a
-/// warning only.
-pub fn announce_addresses(pod: &Netns, link: &Link, addresses: &[IpAddr]) {
-    let Some(mac) = link.mac else { return };
-    if let Err(error) = adit_net::announce(pod, &link.name, mac, addresses) {
+/// Has the kernel tell the neighbours where the interface's addresses are, for which its plan set `arp_notify` and
+/// `ndisc_notify`. They learn it later from its first packet, so a failure is a warning only.
+pub fn announce_addresses(netlink: &Netlink, link: &Link) {
+    if let Err(error) = netlink.announce(link.index) {
         tracing::warn!("{error}");
     }
 }

@@ -1,6 +1,8 @@
 //! The undo stack: every step of an ADD that changed something pushes how it is taken back.
 
-use adit_cni::Error;
+use std::panic::{self, AssertUnwindSafe};
+
+use adit_cni::{Code, Error};
 
 /// Steps that have been made, newest last, each with the action that takes it back.
 ///
@@ -33,7 +35,10 @@ impl<'a> Undo<'a> {
     pub fn run(&mut self) -> Vec<Error> {
         let mut failures = Vec::new();
         while let Some(entry) = self.entries.pop() {
-            if let Err(error) = (entry.action)() {
+            // A panic here would end the process without an answer: it may run because of another one.
+            let outcome = panic::catch_unwind(AssertUnwindSafe(entry.action))
+                .unwrap_or_else(|_| Err(Error::new(Code::INTERNAL, "it panicked; stderr says where")));
+            if let Err(error) = outcome {
                 failures.push(error.in_context(format!("undo failed: {}", entry.description)));
             }
         }
@@ -93,7 +98,6 @@ pub fn collected(errors: Vec<Error>) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use adit_cni::Code;
     use std::cell::RefCell;
 
     fn failure(text: &str) -> Error {

@@ -3,12 +3,13 @@
 use adit_cni::{Call, CniResult, Code, Error};
 use adit_net::{Link, LinkChange, LinkKind, MacvlanSpec, Netlink, Netns};
 use adit_plugin::{
-    Identity, Undo, announce_addresses, configure_interface, existing_link, ipam, net_error, open_pod, result_interface,
+    DuplicateAddressDetection, Identity, Undo, announce_addresses, configure_interface, existing_link, ipam, net_error,
+    open_pod, result_interface,
 };
 
 use crate::config::{Config, Network};
 use crate::master;
-use crate::plan::Step;
+use crate::plan::{Master, Step};
 
 /// Both namespaces of an attachment, and the interface below.
 pub(crate) struct Sides {
@@ -50,8 +51,8 @@ impl Sides {
         Ok(Self { pod, pod_netlink, host, master, identity })
     }
 
-    pub(crate) fn master(&self) -> &Link {
-        &self.master
+    pub(crate) fn master(&self) -> Master<'_> {
+        Master { name: &self.master.name, mtu: self.master.mtu }
     }
 }
 
@@ -81,8 +82,8 @@ impl<'a, 'u> Attach<'a, 'u> {
                 self.create(&spec)
             }
             Step::Pod(steps) => configure_interface(&self.sides.pod, &self.sides.pod_netlink, &self.link()?, steps),
-            Step::Announce(addresses) => {
-                announce_addresses(&self.sides.pod, &self.link()?, addresses);
+            Step::Announce(_) => {
+                announce_addresses(&self.sides.pod_netlink, &self.link()?);
                 Ok(())
             }
         }
@@ -92,6 +93,15 @@ impl<'a, 'u> Attach<'a, 'u> {
     pub(crate) fn request_addresses(&mut self) -> Result<CniResult, Error> {
         let plugin = self.network.ipam.as_deref();
         ipam::add(&self.call.delegate, plugin, self.undo, ipam::IPS_OF_THE_ANNOTATION)
+    }
+
+    /// What the kernel can do of the network's duplicate address detection for these addresses.
+    pub(crate) fn detection(&self, addressed: &CniResult) -> Result<DuplicateAddressDetection, Error> {
+        if addressed.ips.iter().any(|ip| ip.address.is_ipv6()) {
+            self.network.dad.supported(&self.sides.pod, self.call.attachment.ifname.as_str())
+        } else {
+            Ok(self.network.dad)
+        }
     }
 
     /// The result: IPAM's part, and the interface as the kernel has it now.

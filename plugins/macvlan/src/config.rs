@@ -3,7 +3,7 @@
 use adit_cni::{CniArgs, Code, Dns, Error, Version};
 use adit_net::{IfName, MacAddress, MacvlanMode};
 use adit_plugin::DuplicateAddressDetection;
-use adit_plugin::config::{Args, Ipam, RequestedMac, configured_dns, requested_mac};
+use adit_plugin::config::{Args, Ipam, RequestedMac, check_result_without_ipam, configured_dns, requested_mac};
 use serde::Deserialize;
 
 /// The network configuration, as written. Unknown keys are ignored.
@@ -12,13 +12,14 @@ use serde::Deserialize;
 pub struct Config {
     master: String,
     mode: String,
-    mtu: u32,
+    mtu: i64,
     mac: String,
     #[serde(rename = "bcqueuelen")]
     bc_queue_len: u32,
     link_in_container: bool,
     #[serde(rename = "enabledad")]
     enable_dad: bool,
+    address_conflict_detection: bool,
     ipam: Ipam,
     dns: Dns,
     args: Args,
@@ -34,11 +35,11 @@ pub struct Network {
     pub master_in_pod: bool,
     /// Which neighbours on the same master are reached, and how.
     pub mode: MacvlanMode,
-    /// MTU, bytes; `None`: the master's.
-    pub mtu: Option<u32>,
+    /// MTU as written, bytes; 0: the master's.
+    pub mtu: i64,
     /// Queue length for broadcast frames; `None`: the kernel's.
     pub bc_queue_len: Option<u32>,
-    /// Treatment of IPv6 addresses.
+    /// Whether addresses are probed for duplicates, and when.
     pub dad: DuplicateAddressDetection,
     /// MAC address; `None`: the kernel chooses.
     pub mac: Option<MacAddress>,
@@ -46,6 +47,23 @@ pub struct Network {
     pub ipam: Option<String>,
     /// What replaces IPAM's DNS settings.
     pub dns: Option<Dns>,
+}
+
+impl Network {
+    /// The MTU, bytes; `None`: the master's, which is `master_mtu`.
+    ///
+    /// # Errors
+    /// [`Code::INVALID_CONFIG`] when the master cannot carry it.
+    pub fn mtu_on(&self, master: &str, master_mtu: u32) -> Result<Option<u32>, Error> {
+        match u32::try_from(self.mtu) {
+            Ok(0) => Ok(None),
+            Ok(mtu) if mtu <= master_mtu => Ok(Some(mtu)),
+            _ => Err(invalid(
+                &format!("invalid MTU {}, must be [0, master MTU({master_mtu})]", self.mtu),
+                &format!("set mtu to 0 for that of {master}, to a lower one, or raise the MTU of {master}"),
+            )),
+        }
+    }
 }
 
 impl Config {
@@ -60,20 +78,17 @@ impl Config {
                 invalid(&format!("unknown macvlan mode: {text:?}"), "mode must be bridge, private, vepa or passthru")
             })?,
         };
-        if self.ipam_plugin().is_none() && version < Version::V0_3_0 {
-            return Err(invalid(
-                &format!("cniVersion {version} has no results without an address, and ipam is not set"),
-                "set cniVersion to 0.3.0 or later, or add an IPAM plugin",
-            ));
+        if self.ipam_plugin().is_none() {
+            check_result_without_ipam(version)?;
         }
         Ok(Network {
             master: self.master()?,
             master_in_pod: self.link_in_container,
             mode,
-            mtu: (self.mtu != 0).then_some(self.mtu),
+            mtu: self.mtu,
             bc_queue_len: (self.bc_queue_len != 0).then_some(self.bc_queue_len),
-            dad: if self.enable_dad { DuplicateAddressDetection::Wait } else { DuplicateAddressDetection::Off },
-            mac: requested_mac(&self.mac, args, &self.args, &self.runtime_config)?,
+            dad: self.duplicate_address_detection(),
+            mac: self.requested_mac(args)?,
             ipam: self.ipam_plugin().map(str::to_owned),
             dns: configured_dns(&self.dns),
         })
@@ -92,6 +107,19 @@ impl Config {
             text => text.parse().map(Some).map_err(|error: adit_net::Error| {
                 invalid(&format!("invalid master: {error}"), "give master an interface's name")
             }),
+        }
+    }
+
+    /// The MAC address that is asked for, if one is.
+    pub(crate) fn requested_mac(&self, args: &CniArgs) -> Result<Option<MacAddress>, Error> {
+        requested_mac(&self.mac, args, &self.args, &self.runtime_config)
+    }
+
+    fn duplicate_address_detection(&self) -> DuplicateAddressDetection {
+        match (self.address_conflict_detection, self.enable_dad) {
+            (true, _) => DuplicateAddressDetection::WaitForBoth,
+            (false, true) => DuplicateAddressDetection::Wait,
+            (false, false) => DuplicateAddressDetection::Optimistic,
         }
     }
 
@@ -118,7 +146,7 @@ mod tests {
     #[test]
     fn an_empty_configuration_is_a_bridge_mode_macvlan_on_the_default_route() {
         let network = network(&json!({}), "", Version::LATEST).unwrap();
-        assert_eq!((network.master, network.mode, network.mtu), (None, MacvlanMode::Bridge, None));
+        assert_eq!((network.master, network.mode, network.mtu), (None, MacvlanMode::Bridge, 0));
     }
 
     #[test]
@@ -141,6 +169,17 @@ mod tests {
             for part in parts {
                 assert!(error.to_string().contains(part), "{error} lacks {part}");
             }
+        }
+    }
+
+    #[test]
+    fn detection_is_optimistic_unless_the_configuration_wants_to_wait() {
+        for (config, expected) in [
+            (json!({}), DuplicateAddressDetection::Optimistic),
+            (json!({"enabledad": true}), DuplicateAddressDetection::Wait),
+            (json!({"addressConflictDetection": true}), DuplicateAddressDetection::WaitForBoth),
+        ] {
+            assert_eq!(network(&config, "", Version::LATEST).unwrap().dad, expected, "{config}");
         }
     }
 

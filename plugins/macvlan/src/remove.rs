@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adit_cni::{Attachment, DelCall, Error};
-use adit_net::{LinkKind, Netlink, Netns};
+use adit_net::{Link, LinkKind, MacAddress, Netlink, Netns};
 use adit_plugin::{Identity, collected, net_error};
 
 use crate::config::Config;
@@ -14,7 +14,8 @@ pub(crate) fn del(call: &DelCall<Config>) -> Result<(), Error> {
     let mut errors = Vec::new();
     if let Some(netns) = call.netns.as_deref() {
         let ours = |alias: &str| alias == identity.alias();
-        errors.extend(delete(netns, call.attachment.ifname.as_str(), ours).err());
+        let unfinished = call.config.requested_mac(&call.args).unwrap_or_default();
+        errors.extend(delete(netns, call.attachment.ifname.as_str(), unfinished, ours).err());
     }
     if let Some(plugin) = call.config.ipam_plugin() {
         errors.extend(call.delegate.del(plugin).err());
@@ -28,20 +29,44 @@ pub(crate) fn del_unreadable(attachment: &Attachment, netns: Option<&Path>, why:
     let mut errors = vec![why];
     if let Some(netns) = netns {
         let ours = |alias: &str| Identity::is_of(alias, attachment);
-        errors.extend(delete(netns, attachment.ifname.as_str(), ours).err());
+        errors.extend(delete(netns, attachment.ifname.as_str(), None, ours).err());
     }
     collected(errors)
 }
 
 /// Deletes the macvlan of that name, unless its alias says that it is another attachment's. One without alias was made by the
 /// reference plugin, or by an ADD that was killed.
-fn delete(netns: &Path, ifname: &str, ours: impl Fn(&str) -> bool) -> Result<(), Error> {
+///
+/// The reference makes the interface under another name and renames it. Killed in between, it leaves the first one behind,
+/// which nothing connects with its attachment but the MAC address, if one was asked for: `unfinished`. Without that it
+/// stays, down, until the pod's namespace goes: it could as well be one that the reference is making at this moment for another
+/// network of this pod.
+fn delete(
+    netns: &Path,
+    ifname: &str,
+    unfinished: Option<MacAddress>,
+    ours: impl Fn(&str) -> bool,
+) -> Result<(), Error> {
     // A namespace that is gone, or a file where it was mounted once, has nothing to delete.
     let Ok(pod) = Netns::open(netns) else { return Ok(()) };
     let netlink = Netlink::open_in(&pod).map_err(net_error)?;
-    let Some(link) = netlink.link(ifname).map_err(net_error)? else { return Ok(()) };
-    if link.kind == LinkKind::Macvlan && link.alias.as_deref().is_none_or(ours) {
-        netlink.delete_link(link.index).map_err(net_error)?;
-    }
-    Ok(())
+    let found = match netlink.link(ifname).map_err(net_error)? {
+        Some(link) => {
+            Some(link).filter(|link| link.kind == LinkKind::Macvlan && link.alias.as_deref().is_none_or(ours))
+        }
+        None => match unfinished {
+            Some(mac) => netlink.links().map_err(net_error)?.into_iter().find(|link| is_unfinished(link, mac)),
+            None => None,
+        },
+    };
+    found.map_or(Ok(()), |link| netlink.delete_link(link.index).map(drop).map_err(net_error))
+}
+
+/// Whether the reference plugin made `link`, for an attachment with this MAC address, and was killed before it renamed it.
+fn is_unfinished(link: &Link, mac: MacAddress) -> bool {
+    let temporary = link
+        .name
+        .strip_prefix("veth")
+        .is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    temporary && link.kind == LinkKind::Macvlan && !link.up && link.alias.is_none() && link.mac == Some(mac)
 }

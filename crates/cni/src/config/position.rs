@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
-use serde_path_to_error::{Path, Segment};
+
+use super::lenient::Segment;
 
 /// A place in a text, both counted from 1; the column in bytes.
 pub(super) struct Place {
@@ -12,15 +13,14 @@ pub(super) struct Place {
 }
 
 /// The first byte of the value at `path`, or of the innermost value on the way to it that exists.
-pub(super) fn locate(document: &[u8], path: &Path) -> Option<Place> {
+pub(super) fn locate<'p>(document: &[u8], path: impl Iterator<Item = &'p Segment>) -> Option<Place> {
     let mut value: &RawValue = serde_json::from_slice(document).ok()?;
-    for segment in path.iter() {
+    for segment in path {
         let inner = match segment {
-            Segment::Map { key } => find_member(value, key),
-            Segment::Seq { index } => {
+            Segment::Key(key) => find_member(value, key),
+            Segment::Index(index) => {
                 serde_json::from_str::<Vec<&RawValue>>(value.get()).ok().and_then(|items| items.get(*index).copied())
             }
-            Segment::Enum { .. } | Segment::Unknown => None,
         };
         let Some(inner) = inner else { break };
         value = inner;

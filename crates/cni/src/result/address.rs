@@ -2,12 +2,15 @@
 
 use std::net::IpAddr;
 
-use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
 
-/// `address/prefix-length`, with the host bits. An IPv4 address in IPv6 form is an IPv4 address.
-pub(crate) fn parse_cidr(text: &str) -> Result<IpNetwork, String> {
+/// Reads `address/prefix-length` and keeps the host bits. An IPv4 address in IPv6 form is an IPv4 address.
+///
+/// # Errors
+/// In the words of Go's `net.ParseCIDR`.
+pub fn parse_cidr(text: &str) -> Result<IpNetwork, String> {
     let invalid = || format!("invalid CIDR address: {text}");
     let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
     let address: IpAddr = address.parse().map_err(|_| invalid())?;
@@ -24,25 +27,8 @@ pub(crate) fn parse_cidr(text: &str) -> Result<IpNetwork, String> {
     network.map_err(|_| invalid())
 }
 
-/// The network with its host bits cleared.
-pub(super) fn mask(network: IpNetwork) -> IpNetwork {
-    match network {
-        IpNetwork::V4(v4) => Ipv4Network::new(v4.network(), v4.prefix()).map(IpNetwork::V4),
-        IpNetwork::V6(v6) => Ipv6Network::new(v6.network(), v6.prefix()).map(IpNetwork::V6),
-    }
-    .unwrap_or(network)
-}
-
 pub(super) fn with_host_bits<'de, D: Deserializer<'de>>(from: D) -> Result<IpNetwork, D::Error> {
     parse_cidr(&String::deserialize(from)?).map_err(D::Error::custom)
-}
-
-pub(super) fn without_host_bits<'de, D: Deserializer<'de>>(from: D) -> Result<IpNetwork, D::Error> {
-    with_host_bits(from).map(mask)
-}
-
-pub(super) fn masked<S: Serializer>(network: &IpNetwork, to: S) -> Result<S::Ok, S::Error> {
-    mask(*network).serialize(to)
 }
 
 /// An address; the empty string is none.
@@ -61,12 +47,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_bits_are_kept_until_masked() {
-        let network = parse_cidr("10.1.2.3/8").unwrap();
-        assert_eq!(network.to_string(), "10.1.2.3/8");
-        assert_eq!(mask(network).to_string(), "10.0.0.0/8");
-        let network = parse_cidr("fd00::1:2/64").unwrap();
-        assert_eq!(mask(network).to_string(), "fd00::/64");
+    fn host_bits_are_kept() {
+        for text in ["10.1.2.3/8", "fd00::1:2/64"] {
+            assert_eq!(parse_cidr(text).unwrap().to_string(), text);
+        }
     }
 
     #[test]

@@ -122,7 +122,6 @@ struct Ip03 {
 /// The fields that came with 1.1.0 are printed here too, as by the Go library: one type serves all.
 #[derive(Serialize)]
 struct Route03 {
-    #[serde(serialize_with = "address::masked")]
     dst: IpNetwork,
     #[serde(skip_serializing_if = "Option::is_none")]
     gw: Option<IpAddr>,
@@ -228,7 +227,6 @@ struct Family01 {
 
 #[derive(Serialize)]
 struct Route01 {
-    #[serde(serialize_with = "address::masked")]
     dst: IpNetwork,
     #[serde(skip_serializing_if = "Option::is_none")]
     gw: Option<IpAddr>,
