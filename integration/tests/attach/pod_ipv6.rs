@@ -51,9 +51,9 @@ fn optimistic() {
     ip(&format!("-n {lan} neighbour flush dev host0"));
     ip(&format!("netns exec {lan} ping -c 2 -i 0.05 -W 2 fd01::2"));
     // A server can bind the address.
-    let socat = "netns exec NS python3 -c import+socket;socket.create_server(('fd01::2',5000),family=socket.AF_INET6)";
+    let listen = "netns exec NS python3 -c import+socket;socket.create_server(('fd01::2',5000),family=socket.AF_INET6)";
     let words: Vec<String> =
-        socat.split(' ').map(|word| word.replace("NS", pod.namespace()).replace('+', " ")).collect();
+        listen.split(' ').map(|word| word.replace("NS", pod.namespace()).replace('+', " ")).collect();
     let output = std::process::Command::new("ip").args(words).output().unwrap();
     assert!(output.status.success(), "{output:?}");
 
