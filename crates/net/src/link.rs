@@ -391,19 +391,20 @@ impl Netlink {
         let change = |alias: &str| LinkChange { alias: Some(alias.to_owned()), ..LinkChange::default() };
         if let Some(alias) = spec.alias {
             let group = spec.passing_group.map(|_| 0);
-            self.change_by_name(spec.name, &LinkChange { group, ..change(alias) })?;
+            self.change_by_name(spec.name, LinkChange { group, ..change(alias) })?;
         }
         if let Some(alias) = spec.peer_alias {
-            Self::open_in(spec.peer_netns)?.change_by_name(spec.peer_name, &change(alias))?;
+            Self::open_in(spec.peer_netns)?.change_by_name(spec.peer_name, change(alias))?;
         }
         Ok(())
     }
 
-    fn change_by_name(&self, name: &str, change: &LinkChange) -> Result<()> {
-        match self.link(name)? {
-            Some(link) => self.change_link(link.index, change),
-            None => Err(Error::kernel("change link", name, Errno::ENODEV)),
-        }
+    /// Without an index the kernel takes the name for the link's own instead of a new one (`rtnl_setlink`).
+    fn change_by_name(&self, name: &str, change: LinkChange) -> Result<()> {
+        let Some(message) = message::change(0, &LinkChange { name: Some(name.to_owned()), ..change }) else {
+            return Ok(());
+        };
+        self.acked("change link", || name.to_owned(), &Request::new(SET_LINK, message), 0)
     }
 }
 

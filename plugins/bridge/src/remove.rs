@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use adit_cni::{Attachment, CniResult, Code, DelCall, Error, GcCall};
+use adit_cni::{Attachment, CniResult, DelCall, Error, GcCall};
 use adit_net::{Link, LinkChange, LinkKind, Netlink, Netns, Nftables};
-use adit_plugin::{Identity, collected, net_error};
+use adit_plugin::{Identity, collected, ipam, net_error};
 use ipnetwork::IpNetwork;
 
 use crate::config::Config;
@@ -42,25 +42,7 @@ pub(crate) fn del(call: &DelCall<Config>) -> Result<(), Error> {
             ]
         })
     };
-    collected(match call.config.ipam_plugin() {
-        Some(plugin) => beside(|| call.delegate.del(plugin), remove),
-        None => remove(),
-    })
-}
-
-/// Does all of `remove`, which is mostly waiting for the kernel, and `release` at the same time; returns what failed.
-fn beside(release: impl Fn() -> Result<(), Error> + Sync, remove: impl FnOnce() -> Vec<Error>) -> Vec<Error> {
-    std::thread::scope(|scope| {
-        let releasing = std::thread::Builder::new().spawn_scoped(scope, &release);
-        let mut errors = remove();
-        errors.extend(match releasing {
-            Ok(thread) => {
-                thread.join().unwrap_or_else(|_| Err(Error::new(Code::INTERNAL, "the IPAM plugin's call died"))).err()
-            }
-            Err(_) => release().err(),
-        });
-        errors
-    })
+    collected(ipam::del_beside(&call.delegate, call.config.ipam_plugin(), remove))
 }
 
 /// Tries all of `links`.

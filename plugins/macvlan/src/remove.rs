@@ -4,23 +4,21 @@ use std::path::Path;
 
 use adit_cni::{Attachment, DelCall, Error};
 use adit_net::{Link, LinkKind, MacAddress, Netlink, Netns};
-use adit_plugin::{Identity, collected, net_error};
+use adit_plugin::{Identity, collected, ipam, net_error};
 
 use crate::config::Config;
 
 /// Removes the interface and gives its addresses back. Nothing there is success; with the namespace the interface is gone.
 pub(crate) fn del(call: &DelCall<Config>) -> Result<(), Error> {
     let identity = Identity::new(call.network.as_str(), &call.attachment);
-    let mut errors = Vec::new();
-    if let Some(netns) = call.netns.as_deref() {
+    let remove = || {
+        let netns = call.netns.as_deref()?;
         let ours = |alias: &str| alias == identity.alias();
         let unfinished = call.config.requested_mac(&call.args).unwrap_or_default();
-        errors.extend(delete(netns, call.attachment.ifname.as_str(), unfinished, ours).err());
-    }
-    if let Some(plugin) = call.config.ipam_plugin() {
-        errors.extend(call.delegate.del(plugin).err());
-    }
-    collected(errors)
+        delete(netns, call.attachment.ifname.as_str(), unfinished, ours).err()
+    };
+    let remove = || remove().into_iter().collect();
+    collected(ipam::del_beside(&call.delegate, call.config.ipam_plugin(), remove))
 }
 
 /// Removes the interface. The address cannot be given back: which IPAM plugin has it is in the configuration that nobody can
