@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::Test;
 use crate::bridge::gateway;
-use crate::harness::{Attachment, Bench, DEBIAN, addresses, eventually, newest_reference, with, with_previous};
+use crate::harness::{Attachment, Bench, DEBIAN, addresses, eventually, newest, with, with_previous};
 use crate::masquerade::{bench_for, masquerading, nothing_left, rules};
 
 pub const TESTS: &[Test] = &[
@@ -38,10 +38,6 @@ pub const REFERENCE_TESTS: &[Test] = &[
 
 fn debian() -> PathBuf {
     PathBuf::from(DEBIAN)
-}
-
-fn newest() -> PathBuf {
-    newest_reference().unwrap()
 }
 
 /// Everything that the reference leaves in the kernel: masquerading and spoof check.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::harness::{Bench, addresses, eventually, ip, newest_reference, says, with};
+use crate::harness::{Bench, addresses, eventually, ip, newest, says, with};
 use crate::macvlan::{config, master};
 
 pub const TESTS: &[Test] = &[
@@ -68,7 +68,7 @@ fn reference_waits() {
     master(&bench);
     let pod = bench.pod(&ipv6_only());
     slow_detection(pod.namespace());
-    let directory = newest_reference().unwrap();
+    let directory = newest();
     let ran = bench.run_from(&directory, "ADD", &pod, &pod.config);
     assert!(!ran.ok && ran.stdout.contains("tentative"), "{ran:?}");
     bench.run_from(&directory, "DEL", &pod, &pod.config);

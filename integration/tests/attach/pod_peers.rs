@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::harness::{Attachment, Bench, DEBIAN, Ran, newest_reference, plugins, with, with_previous};
+use crate::harness::{Attachment, Bench, DEBIAN, Ran, newest, plugins, with, with_previous};
 use crate::macvlan::{config, master};
 
 pub const TESTS: &[Test] = &[
@@ -28,10 +28,6 @@ pub const REFERENCE_TESTS: &[Test] = &[
     ("newest_reference_macvlan_del_removes_what_ours_made", || way_back(&newest(), "1.1.0")),
     ("reference_macvlan_that_fails_leaves_its_interface_and_our_del_removes_it", reference_leaves),
 ];
-
-fn newest() -> PathBuf {
-    newest_reference().unwrap()
-}
 
 fn bench() -> Bench {
     let bench = Bench::new();

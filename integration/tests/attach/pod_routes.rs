@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::harness::{Bench, newest_reference, with};
+use crate::harness::{Bench, newest, with};
 use crate::macvlan::{config, master};
 
 pub const TESTS: &[Test] = &[
@@ -122,7 +122,7 @@ fn reference_refuses_host_bits() {
     let bench = Bench::new();
     master(&bench);
     let pod = bench.pod(&with_host_bits());
-    let ran = bench.run_from(&newest_reference().unwrap(), "ADD", &pod, &pod.config);
+    let ran = bench.run_from(&newest(), "ADD", &pod, &pod.config);
     assert!(!ran.ok && ran.stdout.contains("invalid argument"), "{ran:?}");
 }
 
@@ -131,14 +131,14 @@ fn reference_forgets(config: &Value) {
     let bench = Bench::new();
     master(&bench);
     let pod = bench.pod(config);
-    let ran = bench.run_from(&newest_reference().unwrap(), "ADD", &pod, config);
+    let ran = bench.run_from(&newest(), "ADD", &pod, config);
     assert!(ran.ok && ran.stdout.contains("\"advmss\": 1200"), "{ran:?}");
     let shown = pod.ip("route show table 77");
     assert!(shown.contains("10.9.0.0/16") && !shown.contains("mtu") && !shown.contains("advmss"), "{shown}");
 }
 
 fn reference_check_fails() {
-    let directory = newest_reference().unwrap();
+    let directory = newest();
     let mut config = lan();
     config["ipam"]["routes"] = json!([{"dst": "10.9.0.0/16", "table": 77}]);
     let bench = Bench::new();

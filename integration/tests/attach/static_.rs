@@ -1,11 +1,11 @@
 //! `static` beside the reference's: the same documents, but for what it gets wrong.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::harness::{Attachment, Bench, DEBIAN, newest_reference, says, with, with_previous};
+use crate::harness::{Attachment, Bench, DEBIAN, newest, says, with, with_previous};
 
 pub const TESTS: &[Test] = &[
     ("static_prints_what_the_reference_prints", || same_documents(Path::new(DEBIAN), &VERSIONS[..5])),
@@ -25,10 +25,6 @@ pub const REFERENCE_TESTS: &[Test] = &[
 ];
 
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-
-fn newest() -> PathBuf {
-    newest_reference().unwrap()
-}
 
 fn config(version: &str) -> Value {
     json!({
