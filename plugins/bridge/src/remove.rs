@@ -42,7 +42,7 @@ pub(crate) fn del(call: &DelCall<Config>) -> Result<(), Error> {
             ]
         })
     };
-    collected(ipam::del_beside(&call.delegate, call.config.ipam_plugin(), remove))
+    collected(ipam::del_after(&call.delegate, call.config.ipam_plugin(), remove))
 }
 
 /// Tries all of `links`.

@@ -1,7 +1,5 @@
 //! The delegated IPAM call.
 
-use std::thread;
-
 use adit_cni::{CniResult, Code, Delegate, Error};
 
 use crate::Undo;
@@ -41,22 +39,12 @@ pub fn status(delegate: &Delegate, plugin: Option<&str>) -> Result<(), Error> {
     delegate.status(plugin)
 }
 
-/// Does all of `remove`, which is mostly waiting for the kernel, while the IPAM plugin, if there is one, takes the addresses
-/// back; returns what failed.
-pub fn del_beside(delegate: &Delegate, plugin: Option<&str>, remove: impl FnOnce() -> Vec<Error>) -> Vec<Error> {
-    let Some(plugin) = plugin else { return remove() };
-    let release = || delegate.del(plugin);
-    thread::scope(|scope| {
-        let releasing = thread::Builder::new().spawn_scoped(scope, release);
-        let mut errors = remove();
-        errors.extend(match releasing {
-            Ok(thread) => {
-                thread.join().unwrap_or_else(|_| Err(Error::new(Code::INTERNAL, "the IPAM plugin's call died"))).err()
-            }
-            Err(_) => release().err(),
-        });
-        errors
-    })
+/// Does all of `remove`, then lets the IPAM plugin, if there is one, take the addresses back: nobody else gets one that is
+/// still in use. Returns what failed.
+pub fn del_after(delegate: &Delegate, plugin: Option<&str>, remove: impl FnOnce() -> Vec<Error>) -> Vec<Error> {
+    let mut errors = remove();
+    errors.extend(plugin.and_then(|plugin| delegate.del(plugin).err()));
+    errors
 }
 
 fn missing_addresses(plugin: &str, annotation: &str) -> Error {

@@ -18,7 +18,7 @@ pub(crate) fn del(call: &DelCall<Config>) -> Result<(), Error> {
         delete(netns, call.attachment.ifname.as_str(), unfinished, ours).err()
     };
     let remove = || remove().into_iter().collect();
-    collected(ipam::del_beside(&call.delegate, call.config.ipam_plugin(), remove))
+    collected(ipam::del_after(&call.delegate, call.config.ipam_plugin(), remove))
 }
 
 /// Removes the interface. The address cannot be given back: which IPAM plugin has it is in the configuration that nobody can

@@ -8,14 +8,15 @@ use std::{
 };
 
 use adit_integration::scripts;
+use adit_net::{Netlink, Netns};
 use serde_json::{Value, json};
 
 use crate::{
     Outcome,
-    cases::{CASES, Case},
+    cases::{BRIDGE, CASES, Case, MACVLAN},
     node::{Node, sweep},
     report::Report,
-    sample::{Call, Plugins, Sample},
+    sample::{Call, IFNAME, Plugins, Sample},
 };
 
 /// Rounds that are run and forgotten: they fill caches.
@@ -128,6 +129,7 @@ fn versions(rounds: usize, plugins: &[Plugins], report: &mut Report) -> Outcome 
 fn one_by_one(case: &Case, rounds: usize, plugins: &[Plugins], report: &mut Report) -> Outcome {
     let all = MEMORY_ROUNDS + WARM_UP + rounds;
     let nodes = plugins.iter().map(|_| Node::new(all)).collect::<Outcome<Vec<Node>>>()?;
+    let bare = [BRIDGE, MACVLAN].contains(&case.name).then(|| Node::new(all)).transpose()?;
     let mut able: BTreeMap<usize, bool> = BTreeMap::new();
     for (index, plugins) in plugins.iter().enumerate() {
         able.insert(index, knows(plugins, case)?);
@@ -158,8 +160,27 @@ fn one_by_one(case: &Case, rounds: usize, plugins: &[Plugins], report: &mut Repo
                 Ok(Ok(_)) => (),
             }
         }
+        if let Some(bare) = &bare {
+            let place = Place { plugins: &plugins[0], node: bare, pod: round };
+            let removal = bare.open()?.run(|| removal(&place, &case.config(round)))??;
+            if round >= MEMORY_ROUNDS + WARM_UP {
+                report.add_removal(case.name, removal);
+            }
+        }
     }
     Ok(())
+}
+
+/// How long the kernel takes for the one request that removes the pod's interface: what no DEL can be shorter than.
+fn removal(place: &Place<'_>, config: &Value) -> Outcome<Duration> {
+    place.call("ADD", config).run()?;
+    let netlink = Netlink::open_in(&Netns::open(place.node.netns(place.pod))?)?;
+    let link = netlink.link(IFNAME)?.ok_or("ADD made no interface")?;
+    let begin = Instant::now();
+    netlink.delete_link(link.index)?;
+    let spent = begin.elapsed();
+    place.call("DEL", config).run()?;
+    Ok(spent)
 }
 
 /// Where a pod is attached.

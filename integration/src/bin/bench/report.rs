@@ -1,6 +1,6 @@
 //! The tables, and the targets that the figures must meet.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs};
+use std::{collections::BTreeMap, fmt::Write as _, fs, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     Outcome,
     cases::{BRIDGE, MACVLAN, MASQUERADE},
     sample::{Plugins, Sample},
-    statistics::{Ratio, ratio, summary},
+    statistics::{Ratio, Summary, ratio, summary},
 };
 
 /// Which row of the tables.
@@ -25,6 +25,8 @@ pub struct Report {
     wall_ms: BTreeMap<(Row, usize), Vec<f64>>,
     cpu_ms: BTreeMap<(Row, usize), Vec<f64>>,
     memory_kib: BTreeMap<(Row, usize), Vec<f64>>,
+    /// By case: the kernel's part of DEL.
+    removal_ms: BTreeMap<String, Vec<f64>>,
     failures: BTreeMap<(Row, usize), usize>,
     errors: Vec<(String, usize, String)>,
     order: Vec<Row>,
@@ -61,6 +63,7 @@ impl Report {
             wall_ms: BTreeMap::new(),
             cpu_ms: BTreeMap::new(),
             memory_kib: BTreeMap::new(),
+            removal_ms: BTreeMap::new(),
             failures: BTreeMap::new(),
             errors: Vec::new(),
             order: Vec::new(),
@@ -78,6 +81,11 @@ impl Report {
     pub fn add_memory(&mut self, case: &str, verb: &str, index: usize, peak_kib: u64) {
         let row = self.row(case, verb);
         self.memory_kib.entry((row, index)).or_default().push(peak_kib as f64);
+    }
+
+    /// One request to the kernel that removed an interface.
+    pub fn add_removal(&mut self, case: &str, wall: Duration) {
+        self.removal_ms.entry(case.to_owned()).or_default().push(wall.as_secs_f64() * 1e3);
     }
 
     pub fn add_failures(&mut self, case: &str, verb: &str, index: usize, failures: usize) {
@@ -134,6 +142,7 @@ impl Report {
         let mut text =
             format!("{}; ratios are medians to medians, with the interval of 95 of 100 resamplings.\n", self.machine);
         self.table(&mut text, "Wall time, ms: median (p95)", &self.wall_ms, 1);
+        self.removals(&mut text);
         self.table(&mut text, "CPU time with children, ms: median (p95)", &self.cpu_ms, 1);
         self.table(&mut text, "Peak memory of the largest process, KiB: median (p95)", &self.memory_kib, 0);
         text.push_str("\n| size, bytes | ");
@@ -198,6 +207,29 @@ impl Report {
     fn ratio(&self, table: &BTreeMap<(Row, usize), Vec<f64>>, case: &str, verb: &str, index: usize) -> Option<Ratio> {
         let of = |index| table.get(&((case.to_owned(), verb.to_owned()), index)).filter(|samples| !samples.is_empty());
         Some(ratio(of(0)?, of(index)?))
+    }
+
+    /// The kernel's part of DEL, and its share of each implementation's.
+    fn removals(&self, text: &mut String) {
+        let names: Vec<String> = self.names.iter().map(|name| format!("share of {name}'s DEL")).collect();
+        text.push_str(&format!(
+            "\n| Removal of the interface alone, ms: median (p95) | kernel | {} |\n",
+            names.join(" | ")
+        ));
+        text.push_str(&format!("|---|---:|{}\n", "---:|".repeat(names.len())));
+        for (case, samples) in &self.removal_ms {
+            let Summary { median, p95, .. } = summary(samples);
+            text.push_str(&format!("| {case} | {median:.1} ({p95:.1}) |"));
+            for index in 0..self.names.len() {
+                let dels = self.wall_ms.get(&((case.clone(), "DEL".to_owned()), index));
+                let share = dels.map_or("–".to_owned(), |dels| {
+                    let Ratio { value, low, high } = ratio(samples, dels);
+                    format!("{value:.2} ({low:.2}–{high:.2})")
+                });
+                text.push_str(&format!(" {share} |"));
+            }
+            text.push('\n');
+        }
     }
 
     fn table(&self, text: &mut String, title: &str, table: &BTreeMap<(Row, usize), Vec<f64>>, digits: usize) {

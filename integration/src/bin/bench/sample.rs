@@ -17,6 +17,9 @@ use serde_json::Value;
 
 use crate::{Outcome, node::Node};
 
+/// The pod's interface.
+pub const IFNAME: &str = "net1";
+
 /// A directory of plugins.
 #[derive(Debug, Clone)]
 pub struct Plugins {
@@ -96,7 +99,7 @@ impl Call<'_> {
     fn prepare(&self, command: &mut Command) -> Outcome {
         let input = self.file("in");
         fs::write(&input, self.config.to_string())?;
-        command.env_clear().env("CNI_COMMAND", self.verb).env("CNI_IFNAME", "net1").env("CNI_ARGS", "IgnoreUnknown=1");
+        command.env_clear().env("CNI_COMMAND", self.verb).env("CNI_IFNAME", IFNAME).env("CNI_ARGS", "IgnoreUnknown=1");
         command.env("CNI_CONTAINERID", self.node.container(self.pod)).env("CNI_NETNS", self.node.netns(self.pod));
         command.env("CNI_PATH", &self.plugins.directory).env("ADIT_RUN_DIR", self.node.directory());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
