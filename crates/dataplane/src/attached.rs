@@ -2,7 +2,9 @@
 
 use crate::{
     Core, DropReason, Error, Result, TunnelId, TunnelStats,
-    io::{Inbox, Outbox, Shell, Trouble, TunBuffer, is_dead},
+    batch::Parked,
+    io::{Inbox, Shell, Trouble, TunReader, Ways, is_dead},
+    offload::Offload,
 };
 use nix::{
     errno::Errno,
@@ -13,73 +15,63 @@ use nix::{
 };
 use std::{
     collections::BTreeSet,
-    mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Instant,
 };
 
-/// Packets that a tunnel may take from a descriptor in one turn. Descriptors that are still readable
-/// then come again after all the others (epoll's ready list is a queue).
-const TURN_PACKETS: usize = 64;
+/// What a tunnel may take from a descriptor in one turn, in bytes, where each packet counts for [`PACKET_COST_BYTES`] more. Descriptors
+/// that are still readable then come again after all the others (epoll's ready list is a queue).
+const TURN_BYTES: usize = 256 * 1024;
+const PACKET_COST_BYTES: usize = 1024;
+/// For packets from the TUN that are read before any of them leaves.
+const TUN_BUFFER_BYTES: usize = 256 * 1024;
+/// For the headers of the datagrams that they become, and what of it must be left for one more: enough for the smallest segments that the
+/// kernel's own TCP makes (48 bytes).
+const HEADS_BYTES: usize = 384 * 1024;
+const HEADS_LEFT_BYTES: usize = 192 * 1024;
 /// A socket that reports errors this often in a row, with no datagram between, is given up.
 const SOCKET_STRIKES: u32 = 64;
 
-/// What all tunnels of a worker share.
+/// What all tunnels of a worker share. Pages of it that no packet ever reached take no memory.
 pub(crate) struct Buffers {
-    tun: TunBuffer,
+    tun: Box<[u8]>,
+    heads: Box<[u8]>,
     inbox: Inbox,
-    outbox: Box<Outbox>,
 }
 
 impl Buffers {
     pub(crate) fn new() -> Self {
-        Self { tun: TunBuffer::new(), inbox: Inbox::new(), outbox: Box::new(Outbox::new()) }
+        Self { tun: vec![0; TUN_BUFFER_BYTES].into(), heads: vec![0; HEADS_BYTES].into(), inbox: Inbox::new() }
     }
 }
 
 /// A tunnel with its descriptors.
 pub(crate) struct Attached {
-    id: TunnelId,
+    pub(crate) id: TunnelId,
     pub(crate) core: Core,
     /// Gone once the tunnel is broken; so is the socket then.
     tun: Option<OwnedFd>,
     udp: Option<OwnedFd>,
+    offload: Offload,
     /// What did not fit into the socket's buffer. Meanwhile the TUN is not read.
-    stalled: Option<Box<Outbox>>,
+    parked: Parked,
+    /// What epoll was told last.
+    waits_for_room: bool,
     strikes: u32,
     pub(crate) timer: Option<Instant>,
     last_trouble: Option<(&'static str, Errno)>,
 }
 
 impl Attached {
-    pub(crate) fn new(id: TunnelId, core: Core, tun: OwnedFd, udp: OwnedFd) -> Self {
-        Self { id, core, tun: Some(tun), udp: Some(udp), stalled: None, strikes: 0, timer: None, last_trouble: None }
+    pub(crate) fn new(id: TunnelId, core: Core, tun: OwnedFd, udp: OwnedFd, offload: Offload) -> Self {
+        let (tun, udp) = (Some(tun), Some(udp));
+        let parked = Parked::default();
+        Self { id, core, tun, udp, offload, parked, waits_for_room: false, strikes: 0, timer: None, last_trouble: None }
     }
 
     pub(crate) fn serve_tun(&mut self, events: EpollFlags, epoll: &Epoll, buffers: &mut Buffers) {
-        let now = Instant::now();
-        let Some(tun) = &self.tun else { return };
-        let mut shell = Shell::new(tun.as_fd(), self.udp.as_ref().map(AsFd::as_fd), &mut buffers.outbox);
-        let mut end = None;
-        let readable = events.contains(EpollFlags::EPOLLIN) && self.stalled.is_none();
-        if readable {
-            for _ in 0..TURN_PACKETS {
-                if shell.is_stalled() {
-                    break;
-                }
-                match buffers.tun.read(tun.as_fd()) {
-                    Ok(Ok(packet)) => self.core.outbound(packet, now, &mut shell),
-                    Ok(Err(reason)) => self.core.count(reason, 1),
-                    Err(Errno::EINTR) => {}
-                    Err(errno) => {
-                        end = Some(errno);
-                        break;
-                    }
-                }
-            }
-        }
-        let done = shell.finish();
-        self.settle(done, epoll, &mut buffers.outbox);
+        let readable = events.contains(EpollFlags::EPOLLIN) && self.parked.is_empty();
+        let end = if readable { self.take_from_tun(epoll, buffers) } else { None };
         let hung_up = events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
         match end {
             Some(Errno::EAGAIN) if hung_up => self.break_down(epoll, "watch the TUN device", Errno::EBADFD),
@@ -91,6 +83,34 @@ impl Attached {
         }
     }
 
+    /// One turn. Returns what the TUN said instead of handing over a packet.
+    fn take_from_tun(&mut self, epoll: &Epoll, buffers: &mut Buffers) -> Option<Errno> {
+        let now = Instant::now();
+        let (mut left, mut end) = (TURN_BYTES, None);
+        while left > 0 && end.is_none() && self.parked.is_empty() {
+            let Some((tun, core, mut shell)) = self.open(&mut buffers.heads) else { break };
+            let mut reader = TunReader::new(&mut buffers.tun);
+            while left > 0 && reader.has_room() && shell.room_bytes() >= HEADS_LEFT_BYTES && !shell.is_stalled() {
+                match reader.read(tun) {
+                    Ok(Ok(from_tun)) => {
+                        left = left.saturating_sub(from_tun.packet.len());
+                        core.outbound(from_tun, now, &mut shell);
+                    }
+                    Ok(Err(reason)) => core.count(reason, 1),
+                    Err(Errno::EINTR) => {}
+                    Err(errno) => {
+                        end = Some(errno);
+                        break;
+                    }
+                }
+                left = left.saturating_sub(PACKET_COST_BYTES);
+            }
+            let trouble = shell.finish();
+            self.settle(&trouble, epoll);
+        }
+        end
+    }
+
     pub(crate) fn serve_udp(&mut self, events: EpollFlags, epoll: &Epoll, buffers: &mut Buffers) {
         if events.contains(EpollFlags::EPOLLOUT) {
             self.resume(epoll);
@@ -99,22 +119,25 @@ impl Attached {
             return;
         }
         let now = Instant::now();
-        let mut left = TURN_PACKETS;
+        let mut left = TURN_BYTES;
         while left > 0 {
-            let (Some(tun), Some(udp)) = (&self.tun, &self.udp) else { return };
+            let Some(udp) = &self.udp else { return };
             match buffers.inbox.receive(udp.as_fd()) {
-                Ok(count) => {
+                Ok((from, segment_bytes, datagrams)) => {
                     self.strikes = 0;
-                    left = left.saturating_sub(count.max(1));
-                    let mut shell = Shell::new(tun.as_fd(), Some(udp.as_fd()), &mut buffers.outbox);
-                    for (from, datagram) in buffers.inbox.datagrams(count) {
-                        self.core.inbound(from, datagram, now, &mut shell);
+                    left = left.saturating_sub(datagrams.len().saturating_add(PACKET_COST_BYTES));
+                    let (Some(from), Some((_, core, mut shell))) = (from, self.open(&mut buffers.heads)) else {
+                        continue;
+                    };
+                    if datagrams.is_empty() {
+                        core.inbound(from, datagrams, now, &mut shell);
+                    } else {
+                        for datagram in datagrams.chunks_mut(segment_bytes.max(1)) {
+                            core.inbound(from, datagram, now, &mut shell);
+                        }
                     }
-                    let done = shell.finish();
-                    self.settle(done, epoll, &mut buffers.outbox);
-                    if count < Inbox::CAPACITY {
-                        return;
-                    }
+                    let trouble = shell.finish();
+                    self.settle(&trouble, epoll);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
@@ -136,24 +159,26 @@ impl Attached {
         &mut self,
         epoll: &Epoll,
         buffers: &mut Buffers,
-        act: impl FnOnce(&mut Core, &mut Shell<'_>),
+        act: impl for<'p> FnOnce(&mut Core, &mut Shell<'p>),
     ) {
-        let Some(tun) = &self.tun else { return };
-        let mut shell = Shell::new(tun.as_fd(), self.udp.as_ref().map(AsFd::as_fd), &mut buffers.outbox);
-        act(&mut self.core, &mut shell);
-        let done = shell.finish();
-        self.settle(done, epoll, &mut buffers.outbox);
+        let Some((_, core, mut shell)) = self.open(&mut buffers.heads) else { return };
+        act(core, &mut shell);
+        let trouble = shell.finish();
+        self.settle(&trouble, epoll);
     }
 
-    /// After a turn: keeps what could not be sent, counts what was refused.
-    fn settle(&mut self, (sent, mut trouble): (bool, Trouble), epoll: &Epoll, outbox: &mut Box<Outbox>) {
-        if !sent {
-            if self.stalled.is_none() {
-                self.stalled = Some(mem::replace(outbox, Box::new(Outbox::new())));
-                self.set_interest(epoll);
-            } else {
-                outbox.give_up(&mut trouble);
-            }
+    /// The core and its way out, while there is a TUN.
+    fn open<'p>(&'p mut self, heads: &'p mut [u8]) -> Option<(BorrowedFd<'p>, &'p mut Core, Shell<'p>)> {
+        let tun = self.tun.as_ref()?.as_fd();
+        let udp = self.udp.as_ref().map(AsFd::as_fd);
+        let ways = Ways { tun, udp, offload: &mut self.offload, parked: &mut self.parked };
+        Some((tun, &mut self.core, Shell::new(ways, heads)))
+    }
+
+    /// After a turn: waits for room where some is needed, counts what was refused.
+    fn settle(&mut self, trouble: &Trouble, epoll: &Epoll) {
+        if self.waits_for_room == self.parked.is_empty() {
+            self.set_interest(epoll);
         }
         trouble.count_in(&mut self.core);
         self.last_trouble = trouble.last.or(self.last_trouble);
@@ -164,15 +189,9 @@ impl Attached {
 
     /// The socket's buffer has room again.
     fn resume(&mut self, epoll: &Epoll) {
-        let Some(mut outbox) = self.stalled.take() else { return };
         let mut trouble = Trouble::default();
-        if outbox.flush(self.udp.as_ref().map(AsFd::as_fd), &mut trouble) {
-            self.set_interest(epoll);
-        } else {
-            self.stalled = Some(outbox);
-        }
-        trouble.count_in(&mut self.core);
-        self.last_trouble = trouble.last.or(self.last_trouble);
+        self.parked.flush(self.udp.as_ref().map(AsFd::as_fd), &mut self.offload, &mut trouble);
+        self.settle(&trouble, epoll);
     }
 
     /// The socket reported an error. Most pass; one that does not must not keep the worker busy.
@@ -209,15 +228,14 @@ impl Attached {
         if let Some(udp) = self.udp.take() {
             let _ = epoll.delete(udp);
         }
-        if let Some(mut outbox) = self.stalled.take() {
+        if !self.parked.is_empty() {
             let mut trouble = Trouble::default();
-            outbox.give_up(&mut trouble);
-            trouble.count_in(&mut self.core);
-            self.set_interest(epoll);
+            self.parked.give_up(&mut trouble);
+            self.settle(&trouble, epoll);
         }
     }
 
-    pub(crate) fn replace_udp(&mut self, epoll: &Epoll, udp: OwnedFd) -> Result<()> {
+    pub(crate) fn replace_udp(&mut self, epoll: &Epoll, udp: OwnedFd, merging: nix::Result<()>) -> Result<()> {
         if self.tun.is_none() {
             return Err(Error::Broken { tunnel: self.id, reason: self.last_error().unwrap_or_default() });
         }
@@ -226,6 +244,7 @@ impl Attached {
         self.close_udp(epoll);
         self.strikes = 0;
         self.udp = Some(udp);
+        self.offload.renew_socket(merging);
         Ok(())
     }
 
@@ -241,8 +260,9 @@ impl Attached {
     }
 
     /// While the socket is full, its room is waited for and the TUN is left alone.
-    fn set_interest(&self, epoll: &Epoll) {
-        let (tun, udp) = if self.stalled.is_some() {
+    fn set_interest(&mut self, epoll: &Epoll) {
+        self.waits_for_room = !self.parked.is_empty();
+        let (tun, udp) = if self.waits_for_room {
             (EpollFlags::empty(), EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT)
         } else {
             (EpollFlags::EPOLLIN, EpollFlags::EPOLLIN)
@@ -275,6 +295,7 @@ impl Attached {
             tun_attached: self.tun.is_some(),
             udp_attached: self.udp.is_some(),
             last_error: self.last_error(),
+            offload: self.offload.clone(),
             ..self.core.stats(now)
         }
     }
@@ -287,11 +308,11 @@ impl Attached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Sink, TunnelConfig};
+    use crate::TunnelConfig;
     use nix::{
         sys::{
             epoll::{EpollCreateFlags, EpollTimeout},
-            socket::{AddressFamily, SockFlag, SockType, socketpair},
+            socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt},
         },
         unistd::write,
     };
@@ -303,7 +324,7 @@ mod tests {
         let local = udp.local_addr().unwrap();
         let config = TunnelConfig { local, mtu_bytes: 1456, epoch: 1, peers: vec![] };
         let core = Core::new(config, Instant::now(), [0; 32]).unwrap();
-        let attached = Attached::new(TunnelId::from_key(0).0, core, tun, udp.into());
+        let attached = Attached::new(TunnelId::from_key(0).0, core, tun, udp.into(), Offload::default());
         attached.watch(epoll).unwrap();
         (attached, pod)
     }
@@ -321,13 +342,19 @@ mod tests {
         let mut buffers = Buffers::new();
         let to = UdpSocket::from(attached.udp.as_ref().unwrap().try_clone().unwrap()).local_addr().unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-        for _ in 0..100 {
-            write(&pod, b"not even a virtio-net header").unwrap();
+        // The kernel doubles it: room for more than a turn.
+        setsockopt(&pod, sockopt::SndBuf, &200_000).unwrap();
+        setsockopt(attached.udp.as_ref().unwrap(), sockopt::RcvBuf, &200_000).unwrap();
+        for _ in 0..1000 {
+            if write(&pod, b"not even a virtio-net header").is_err() {
+                break;
+            }
             sender.send_to(b"", to).unwrap();
         }
         attached.serve_tun(EpollFlags::EPOLLIN, &epoll, &mut buffers);
         attached.serve_udp(EpollFlags::EPOLLIN, &epoll, &mut buffers);
-        assert_eq!(attached.core.stats(Instant::now()).drops, [("runt", 64), ("malformed_inner", 64)]);
+        let turn = (TURN_BYTES / PACKET_COST_BYTES) as u64;
+        assert_eq!(attached.core.stats(Instant::now()).drops, [("runt", turn), ("malformed_inner", turn)]);
         assert_eq!(ready(&epoll).len(), 2);
     }
 
@@ -337,10 +364,8 @@ mod tests {
         let (mut attached, pod) = attached(&epoll);
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut buffers = Buffers::new();
-        let mut shell = Shell::new(pod.as_fd(), None, &mut buffers.outbox);
-        shell.network(receiver.local_addr().unwrap(), b"head", b"payload");
-        attached.settle((false, Trouble::default()), &epoll, &mut buffers.outbox);
-        assert!(buffers.outbox.is_empty());
+        attached.parked.keep(receiver.local_addr().unwrap(), b"head and payload");
+        attached.settle(&Trouble::default(), &epoll);
         write(&pod, b"not even a virtio-net header").unwrap();
 
         // Only the socket's room is reported, and a TUN event that was under way is not acted upon.
@@ -350,25 +375,20 @@ mod tests {
 
         attached.serve_udp(EpollFlags::EPOLLOUT, &epoll, &mut buffers);
         let mut bytes = [0; 100];
-        assert_eq!(receiver.recv(&mut bytes).unwrap(), 11);
+        assert_eq!(receiver.recv(&mut bytes).unwrap(), 16);
         assert_eq!(ready(&epoll), [(0, EpollFlags::EPOLLIN)]);
         attached.serve_tun(EpollFlags::EPOLLIN, &epoll, &mut buffers);
         assert_eq!(attached.core.stats(Instant::now()).drops, [("malformed_inner", 1)]);
     }
 
     #[test]
-    fn second_batch_for_a_full_socket_is_given_up() {
+    fn what_waits_for_a_socket_is_given_up_with_it() {
         let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
-        let (mut attached, pod) = attached(&epoll);
-        let mut buffers = Buffers::new();
-        for _ in 0..2 {
-            let mut shell = Shell::new(pod.as_fd(), None, &mut buffers.outbox);
-            shell.network("127.0.0.1:9".parse().unwrap(), b"head", b"payload");
-            attached.settle((false, Trouble::default()), &epoll, &mut buffers.outbox);
-        }
-        assert_eq!(attached.core.stats(Instant::now()).drops, [("send_failed", 1)]);
+        let (mut attached, _pod) = attached(&epoll);
+        attached.parked.keep("127.0.0.1:9".parse().unwrap(), b"datagram");
+        attached.settle(&Trouble::default(), &epoll);
         attached.close(&epoll);
-        assert_eq!(attached.core.stats(Instant::now()).drops, [("send_failed", 2)]);
+        assert_eq!(attached.core.stats(Instant::now()).drops, [("send_failed", 1)]);
     }
 
     #[test]
@@ -383,7 +403,7 @@ mod tests {
         let stats = attached.stats(Instant::now());
         assert!(stats.tun_attached && !stats.udp_attached);
         let fresh = UdpSocket::bind("127.0.0.1:0").unwrap();
-        attached.replace_udp(&epoll, fresh.into()).unwrap();
+        attached.replace_udp(&epoll, fresh.into(), Ok(())).unwrap();
         assert!(attached.stats(Instant::now()).udp_attached);
     }
 }

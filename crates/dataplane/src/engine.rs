@@ -1,5 +1,6 @@
 use crate::{
-    Core, Error, PeerConfig, PeerId, Result, TunnelConfig, TunnelStats,
+    Core, Error, Offload, PeerConfig, PeerId, Result, TunnelConfig, TunnelStats,
+    offload::merge_receives,
     worker::{Command, Worker},
 };
 use nix::{
@@ -100,8 +101,10 @@ impl Engine {
             errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
         })?;
         let core = Box::new(Core::new(config, Instant::now(), seed)?);
+        // Here, for the packet threads may not.
+        let offload = Box::new(Offload::of(&tun, &udp));
         let (id, worker) = self.0.assign()?;
-        let added = self.0.ask_worker(worker, |reply| Command::Add { id, core, tun, udp, reply });
+        let added = self.0.ask_worker(worker, |reply| Command::Add { id, core, tun, udp, offload, reply });
         if added.is_err() {
             self.0.forget(id);
         }
@@ -167,7 +170,8 @@ impl Engine {
     /// No such tunnel, or one without its TUN; a socket that cannot be watched.
     pub fn replace_udp(&self, tunnel: TunnelId, udp: OwnedFd) -> Result<()> {
         set_non_blocking(&udp, "make the UDP socket non-blocking")?;
-        self.0.ask(tunnel, |reply| Command::ReplaceUdp { id: tunnel, udp, reply })
+        let merging = merge_receives(&udp);
+        self.0.ask(tunnel, |reply| Command::ReplaceUdp { id: tunnel, udp, merging, reply })
     }
 
     /// Ends every tunnel and every thread. Other handles answer [`Error::Stopped`] from then on.

@@ -1,9 +1,10 @@
-//! What the tunnel reads of an inner packet: addresses, and whether its length fields are true.
+//! What the tunnel reads of an inner packet: addresses, lengths, and where TCP or UDP begins.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+const IPV6_HEADER_BYTES: usize = 40;
 
 /// The addresses of an IPv4 or IPv6 packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,58 +39,107 @@ pub(crate) fn addresses(packet: &[u8]) -> Option<Addresses> {
     }
 }
 
+/// TCP or UDP right behind the IP header of a packet that is no fragment: what offloads work on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Transport {
+    /// [`TCP`] or [`UDP`].
+    pub(crate) protocol: u8,
+    /// Where it begins, bytes.
+    pub(crate) start: usize,
+    /// Where the payload begins, bytes.
+    pub(crate) payload: usize,
+}
+
+impl Transport {
+    /// Finds it; the header lies within the packet.
+    pub(crate) fn of(packet: &[u8]) -> Option<Self> {
+        let (protocol, start) = match packet.first()? >> 4 {
+            4 => {
+                let &[first, _, _, _, _, _, f0, f1, _, protocol] = packet.first_chunk()?;
+                // More fragments, or a fragment offset.
+                let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff != 0;
+                let start = usize::from(first & 0x0f).checked_mul(4)?;
+                (!fragment && start >= 20).then_some((protocol, start))?
+            }
+            6 => (*packet.get(6)?, IPV6_HEADER_BYTES),
+            _ => return None,
+        };
+        Self::at(packet, protocol, start)
+    }
+
+    /// The same, behind IPv6 extension headers, or wherever whoever knows says.
+    pub(crate) fn at(packet: &[u8], protocol: u8, start: usize) -> Option<Self> {
+        let header = match protocol {
+            TCP => usize::from(packet.get(start.checked_add(12)?)? >> 4).checked_mul(4).filter(|bytes| *bytes >= 20)?,
+            UDP => 8,
+            _ => return None,
+        };
+        let payload = start.checked_add(header)?;
+        (payload <= packet.len()).then_some(Self { protocol, start, payload })
+    }
+
+    /// Where its checksum is, from its beginning, in bytes.
+    pub(crate) const fn checksum_offset(&self) -> usize {
+        if self.protocol == TCP { 16 } else { 6 }
+    }
+}
+
+/// The part of the transport's checksum that does not depend on the packet's length: addresses and protocol
+/// (RFC 9293 section 3.1, RFC 8200 section 8.1).
+pub(crate) fn pseudo_header(packet: &[u8], protocol: u8) -> u64 {
+    let addresses = match packet.first().map(|first| first >> 4) {
+        Some(4) => packet.get(12..20),
+        _ => packet.get(8..40),
+    };
+    add(u64::from(protocol), addresses.unwrap_or_default())
+}
+
 /// Completes the checksum of a packet whose TCP or UDP checksum field holds the sum of the pseudo
 /// header only, as the kernel leaves it with `VIRTIO_NET_HDR_F_NEEDS_CSUM`. False, and nothing
 /// changed, when it is not an unfragmented packet with TCP or UDP right behind the IP header.
 #[must_use]
 pub(crate) fn complete_checksum(packet: &mut [u8]) -> bool {
-    let Some((protocol, transport)) = transport(packet) else {
-        return false;
-    };
-    let (offset, shortest) = match protocol {
-        TCP => (16, 20),
-        UDP => (6, 8),
-        _ => return false,
-    };
-    if transport.len() < shortest {
-        return false;
-    }
-    let sum = match !fold(transport) {
-        0 if protocol == UDP => 0xffff,
+    let Some(transport) = Transport::of(packet) else { return false };
+    complete_checksum_at(packet, transport.start, transport.checksum_offset())
+}
+
+/// Completes whatever sum begins at `start` and has its field `offset` bytes from there. False, and nothing changed, when
+/// the field is not within the packet, or is within its IP header.
+#[must_use]
+pub(crate) fn complete_checksum_at(packet: &mut [u8], start: usize, offset: usize) -> bool {
+    let Some(covered) = packet.get_mut(start..).filter(|_| start >= 20) else { return false };
+    // Zero would say that there is none (RFC 768), and is the same number.
+    let sum = match !folded(add(0, covered)) {
+        0 => 0xffff,
         sum => sum,
     };
-    let Some(field) = transport.get_mut(offset..).and_then(<[u8]>::first_chunk_mut::<2>) else {
-        return false;
-    };
+    let Some(field) = covered.get_mut(offset..).and_then(<[u8]>::first_chunk_mut::<2>) else { return false };
     *field = sum.to_be_bytes();
     true
 }
 
-fn transport(packet: &mut [u8]) -> Option<(u8, &mut [u8])> {
-    match packet.first()? >> 4 {
-        4 => {
-            let &[first, _, _, _, _, _, f0, f1, _, protocol] = packet.first_chunk()?;
-            let header = usize::from(first & 0x0f).checked_mul(4)?;
-            // More fragments, or a fragment offset.
-            let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff != 0;
-            let transport = packet.get_mut(header..)?;
-            (header >= 20 && !fragment).then_some((protocol, transport))
-        }
-        6 => {
-            let &[_, _, _, _, _, _, next_header] = packet.first_chunk()?;
-            Some((next_header, packet.get_mut(40..)?))
-        }
-        _ => None,
+/// Writes the checksum of an IPv4 header, whose length is that of `header`.
+pub(crate) fn write_ipv4_checksum(header: &mut [u8]) {
+    if let Some(field) = header.get_mut(10..12) {
+        field.fill(0);
+    }
+    let sum = !folded(add(0, header));
+    if let Some(field) = header.get_mut(10..12) {
+        field.copy_from_slice(&sum.to_be_bytes());
     }
 }
 
-/// The ones' complement sum of RFC 1071.
-fn fold(bytes: &[u8]) -> u16 {
-    let (words, last) = bytes.as_chunks::<2>();
-    let mut sum = words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).fold(0_u64, u64::wrapping_add);
-    if let [byte] = last {
-        sum = sum.wrapping_add(u64::from(u16::from_be_bytes([*byte, 0])));
-    }
+/// The ones' complement sum of RFC 1071, not folded yet.
+pub(crate) fn add(sum: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let sum = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).fold(sum, u64::wrapping_add);
+    let mut last = [0; 4];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    sum.wrapping_add(u64::from(u32::from_be_bytes(last)))
+}
+
+/// A sum in 16 bits.
+pub(crate) fn folded(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff).wrapping_add(sum >> 16);
     }
@@ -145,9 +195,10 @@ mod tests {
         let mut packet = V4_UDP;
         // 10.0.0.1 + 10.0.0.2 + protocol 17 + length 11
         let pseudo: u16 = 0x0a00 + 0x0001 + 0x0a00 + 0x0002 + 17 + 11;
+        assert_eq!(folded(pseudo_header(&packet, UDP) + 11), pseudo);
         packet[26..28].copy_from_slice(&pseudo.to_be_bytes());
         assert!(complete_checksum(&mut packet));
-        assert_eq!(fold(&packet[20..]).wrapping_add(pseudo), 0xffff);
+        assert_eq!(folded(add(pseudo.into(), &packet[20..])), 0xffff);
     }
 
     #[test]
@@ -165,13 +216,29 @@ mod tests {
         assert!(!complete_checksum(&mut []));
     }
 
+    #[test]
+    fn checksum_of_the_ipv4_header_is_that_of_rfc_1071() {
+        // The example of RFC 1071's users everywhere: 45 00 00 73 … has the checksum b861.
+        let mut header = [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 9, 9, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7];
+        write_ipv4_checksum(&mut header);
+        assert_eq!(header[10..12], [0xb8, 0x61]);
+    }
+
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(mut packet in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn any_bytes_are_read_or_refused(mut packet in proptest::collection::vec(any::<u8>(), 0..100), start: usize, offset: usize) {
             addresses(&packet);
             let length = packet.len();
+            let _ = Transport::of(&packet);
             let _ = complete_checksum(&mut packet);
+            let _ = complete_checksum_at(&mut packet, start, offset);
             prop_assert_eq!(packet.len(), length);
+        }
+
+        #[test]
+        fn sum_in_words_of_four_is_the_sum_in_words_of_two(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let slow = bytes.chunks(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]))).sum();
+            prop_assert_eq!(folded(add(0, &bytes)), folded(slow));
         }
     }
 }

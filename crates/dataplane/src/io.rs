@@ -1,214 +1,99 @@
 //! The thin shell over the descriptors: what is read from them and how, what the kernel's refusals mean.
 
-use crate::{Core, DropReason, Sink, inner::complete_checksum, wire::VNET_HEADER_BYTES};
+use crate::{
+    Checksum, Core, DropReason, FromTun, Sink,
+    batch::{Batch, Parked},
+    merge::Merger,
+    offload::Offload,
+    vnet::Vnet,
+    wire::{HEADER_BYTES, VNET_HEADER_BYTES},
+};
 use nix::{
     errno::Errno,
     sys::{
-        socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg},
+        socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg},
         uio::writev,
     },
     unistd,
 };
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg, sendto};
 use std::{
-    array,
-    io::{IoSlice, IoSliceMut},
+    io::IoSliceMut,
+    mem,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`, include/uapi/linux/virtio_net.h.
-const NEEDS_CHECKSUM: u8 = 1;
-const PACKET_BYTES: usize = 65_535;
-const RECEIVE_BATCH: usize = 32;
-const SEND_BATCH: usize = 64;
-const SEND_BYTES: usize = 256 * 1024;
+const LONGEST_PACKET_BYTES: usize = 65_535;
+/// Room that a packet has before it: enough for the tunnel's header, and for a virtio-net header in its place.
+const ROOM_BYTES: usize = HEADER_BYTES;
 
-/// Room for one packet from a TUN.
-pub(crate) struct TunBuffer(Box<[u8]>);
+/// Reads packets from a TUN one behind the other, each with [`ROOM_BYTES`] before it.
+pub(crate) struct TunReader<'p> {
+    left: &'p mut [u8],
+}
 
-impl TunBuffer {
-    pub(crate) fn new() -> Self {
-        Self(vec![0; PACKET_BYTES.saturating_add(VNET_HEADER_BYTES)].into())
+impl<'p> TunReader<'p> {
+    /// What one packet may need, bytes.
+    pub(crate) const PACKET_ROOM_BYTES: usize = ROOM_BYTES + LONGEST_PACKET_BYTES;
+
+    pub(crate) fn new(buffer: &'p mut [u8]) -> Self {
+        Self { left: buffer }
+    }
+
+    /// Whether the longest packet would fit.
+    pub(crate) const fn has_room(&self) -> bool {
+        self.left.len() >= Self::PACKET_ROOM_BYTES
     }
 
     /// Reads one packet. `Ok(Err(_))`: there was one, and it is of no use.
     ///
     /// # Errors
     /// The kernel's; `EPIPE` at the end of the file.
-    pub(crate) fn read(&mut self, tun: BorrowedFd<'_>) -> Result<Result<&[u8], DropReason>, Errno> {
-        let length = unistd::read(tun, &mut self.0)?;
+    pub(crate) fn read(&mut self, tun: BorrowedFd<'_>) -> Result<Result<FromTun<'p>, DropReason>, Errno> {
+        const BEFORE: usize = ROOM_BYTES - VNET_HEADER_BYTES;
+        let length = unistd::read(tun, self.left.get_mut(BEFORE..).unwrap_or_default())?;
         if length == 0 {
             return Err(Errno::EPIPE);
         }
-        let Some(([flags, ..], packet)) =
-            self.0.get_mut(..length).and_then(|bytes| bytes.split_first_chunk_mut::<VNET_HEADER_BYTES>())
-        else {
-            return Ok(Err(DropReason::MalformedInner));
-        };
-        // No offload is switched on, but the device belongs to the pod's administrator as well.
-        if *flags & NEEDS_CHECKSUM != 0 && !complete_checksum(packet) {
-            return Ok(Err(DropReason::BadChecksumOffload));
-        }
-        Ok(Ok(packet))
+        let header = self.left.get(BEFORE..).and_then(<[u8]>::first_chunk).and_then(Vnet::decode);
+        let used = BEFORE.saturating_add(length);
+        let left = mem::take(&mut self.left);
+        let (packet, left) = left.split_at_mut_checked(used).unwrap_or_default();
+        self.left = left;
+        Ok(match header {
+            Some(header) if length > VNET_HEADER_BYTES => Ok(FromTun { packet, header }),
+            _ => Err(DropReason::MalformedInner),
+        })
     }
 }
 
-/// Room for a batch of datagrams from the network.
+/// Room for datagrams from the network that come as one.
 pub(crate) struct Inbox {
     buffer: Box<[u8]>,
-    headers: MultiHeaders<SockaddrStorage>,
-    received: [(usize, Option<SocketAddr>); RECEIVE_BATCH],
+    control: Vec<u8>,
 }
 
 impl Inbox {
-    /// The most datagrams that come at once; fewer mean that the socket is empty.
-    pub(crate) const CAPACITY: usize = RECEIVE_BATCH;
-
     pub(crate) fn new() -> Self {
-        Self {
-            buffer: vec![0; RECEIVE_BATCH.saturating_mul(PACKET_BYTES)].into(),
-            headers: MultiHeaders::preallocate(RECEIVE_BATCH, None),
-            received: [(0, None); RECEIVE_BATCH],
-        }
+        Self { buffer: vec![0; LONGEST_PACKET_BYTES].into(), control: nix::cmsg_space!(i32) }
     }
 
-    /// Receives up to a batch; returns how many datagrams came.
+    /// Receives one datagram, or several of one length and sender: that length, and all of them. The sender's address is missing when
+    /// it is of no use.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn receive(&mut self, udp: BorrowedFd<'_>) -> Result<usize, Errno> {
-        let mut chunks = self.buffer.chunks_mut(PACKET_BYTES);
-        let mut slices: [_; RECEIVE_BATCH] = array::from_fn(|_| [IoSliceMut::new(chunks.next().unwrap_or_default())]);
-        let results = recvmmsg(udp.as_raw_fd(), &mut self.headers, &mut slices, MsgFlags::MSG_DONTWAIT, None)?;
-        let mut count = 0_usize;
-        for (entry, message) in self.received.iter_mut().zip(results) {
-            *entry = (message.bytes, message.address.as_ref().and_then(socket_address));
-            count = count.saturating_add(1);
-        }
-        Ok(count)
-    }
-
-    /// The datagrams of the last batch.
-    pub(crate) fn datagrams(&mut self, count: usize) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {
-        self.received
-            .iter()
-            .take(count)
-            .zip(self.buffer.chunks_mut(PACKET_BYTES))
-            .filter_map(|((length, from), bytes)| Some(((*from)?, bytes.get_mut(..*length)?)))
-    }
-}
-
-/// Datagrams on their way to the network, sent in batches.
-pub(crate) struct Outbox {
-    buffer: Box<[u8]>,
-    used: usize,
-    entries: Vec<(SocketAddrAny, usize)>,
-    sent: usize,
-    sent_bytes: usize,
-}
-
-impl Outbox {
-    pub(crate) fn new() -> Self {
-        Self {
-            buffer: vec![0; SEND_BYTES].into(),
-            used: 0,
-            entries: Vec::with_capacity(SEND_BATCH),
-            sent: 0,
-            sent_bytes: 0,
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sent == self.entries.len()
-    }
-
-    /// Appends a datagram unless the batch is full.
-    fn push(&mut self, to: SocketAddr, head: &[u8], payload: &[u8]) -> bool {
-        if self.entries.len() >= SEND_BATCH {
-            return false;
-        }
-        let Some(room) = self.buffer.get_mut(self.used..) else { return false };
-        let Some((head_room, room)) = room.split_at_mut_checked(head.len()) else { return false };
-        let Some(payload_room) = room.get_mut(..payload.len()) else { return false };
-        head_room.copy_from_slice(head);
-        payload_room.copy_from_slice(payload);
-        let length = head.len().saturating_add(payload.len());
-        self.used = self.used.saturating_add(length);
-        self.entries.push((to.into(), length));
-        true
-    }
-
-    /// Sends what is there. A datagram that the kernel refuses is given up and counted.
-    ///
-    /// Returns false when the socket's buffer is full; what is left then waits for the next call.
-    pub(crate) fn flush(&mut self, udp: Option<BorrowedFd<'_>>, trouble: &mut Trouble) -> bool {
-        while !self.is_empty() {
-            let result = match udp {
-                Some(udp) => self.send_batch(udp),
-                None => Err(Errno::EBADF),
-            };
-            match result {
-                Ok(count) => self.advance(count.max(1)),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return false,
-                Err(Errno::EMSGSIZE) => {
-                    trouble.note(DropReason::TooBig, "send to the network", Errno::EMSGSIZE);
-                    self.advance(1);
-                }
-                Err(errno) => {
-                    trouble.note(DropReason::SendFailed, "send to the network", errno);
-                    self.advance(1);
-                }
-            }
-        }
-        self.clear();
-        true
-    }
-
-    /// Gives up what is left.
-    pub(crate) fn give_up(&mut self, trouble: &mut Trouble) {
-        while !self.is_empty() {
-            trouble.note(DropReason::SendFailed, "send to the network", Errno::EAGAIN);
-            self.advance(1);
-        }
-        self.clear();
-    }
-
-    fn send_batch(&self, udp: BorrowedFd<'_>) -> Result<usize, Errno> {
-        let entries = self.entries.get(self.sent..).unwrap_or_default();
-        let mut rest = self.buffer.get(self.sent_bytes..).unwrap_or_default();
-        if let [(to, length)] = entries {
-            let datagram = rest.get(..*length).unwrap_or_default();
-            return sendto(udp, datagram, SendFlags::DONTWAIT, to).map(|_| 1).map_err(errno);
-        }
-        let slices: [_; SEND_BATCH] = array::from_fn(|number| {
-            let length = entries.get(number).map_or(0, |(_, length)| *length);
-            let (datagram, behind) = rest.split_at_checked(length).unwrap_or_default();
-            rest = behind;
-            [IoSlice::new(datagram)]
+    pub(crate) fn receive(&mut self, udp: BorrowedFd<'_>) -> Result<(Option<SocketAddr>, usize, &mut [u8]), Errno> {
+        let mut slices = [IoSliceMut::new(&mut self.buffer)];
+        let message =
+            recvmsg::<SockaddrStorage>(udp.as_raw_fd(), &mut slices, Some(&mut self.control), MsgFlags::MSG_DONTWAIT)?;
+        let length = message.bytes;
+        let from = message.address.as_ref().and_then(socket_address);
+        let segment_bytes = message.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::UdpGroSegments(bytes) => usize::try_from(bytes).ok().filter(|bytes| *bytes > 0),
+            _ => None,
         });
-        let mut controls: [SendAncillaryBuffer<'_, '_, '_>; SEND_BATCH] = array::from_fn(|_| Default::default());
-        let mut datagrams = entries.iter().zip(&slices);
-        let mut messages = controls.each_mut().map(|control| match datagrams.next() {
-            Some(((to, _), slice)) => MMsgHdr::new_with_addr(to, slice, control),
-            None => MMsgHdr::new(&[], control),
-        });
-        let messages = messages.get_mut(..entries.len()).unwrap_or_default();
-        sendmmsg(udp, messages, SendFlags::DONTWAIT).map_err(errno)
-    }
-
-    /// The next `count` datagrams are done with.
-    fn advance(&mut self, count: usize) {
-        let done = self.entries.iter().skip(self.sent).take(count);
-        let bytes = done.map(|(_, length)| *length).fold(0, usize::saturating_add);
-        self.sent_bytes = self.sent_bytes.saturating_add(bytes);
-        self.sent = self.sent.saturating_add(count).min(self.entries.len());
-    }
-
-    fn clear(&mut self) {
-        self.entries.clear();
-        (self.used, self.sent, self.sent_bytes) = (0, 0, 0);
+        Ok((from, segment_bytes.unwrap_or(length), self.buffer.get_mut(..length).unwrap_or_default()))
     }
 }
 
@@ -225,14 +110,20 @@ pub(crate) struct Trouble {
 }
 
 impl Trouble {
-    fn note(&mut self, reason: DropReason, action: &'static str, errno: Errno) {
+    pub(crate) fn note(&mut self, reason: DropReason, action: &'static str, errno: Errno, packets: u64) {
         let counter = match reason {
             DropReason::TooBig => &mut self.too_big,
             DropReason::TunWriteFailed => &mut self.tun_write_failed,
             _ => &mut self.send_failed,
         };
-        *counter = counter.saturating_add(1);
+        *counter = counter.saturating_add(packets);
         self.last = Some((action, errno));
+    }
+
+    /// What was too big, and what could not be sent for another reason.
+    #[cfg(test)]
+    pub(crate) const fn counts(&self) -> (u64, u64) {
+        (self.too_big, self.send_failed)
     }
 
     pub(crate) fn count_in(&self, core: &mut Core) {
@@ -242,55 +133,90 @@ impl Trouble {
     }
 }
 
-/// The core's way out: packets enter the TUN at once, datagrams are collected.
-pub(crate) struct Shell<'a> {
-    tun: BorrowedFd<'a>,
-    udp: Option<BorrowedFd<'a>>,
-    outbox: &'a mut Outbox,
-    stalled: bool,
+/// What of a tunnel its way out needs.
+pub(crate) struct Ways<'p> {
+    pub(crate) tun: BorrowedFd<'p>,
+    pub(crate) udp: Option<BorrowedFd<'p>>,
+    pub(crate) offload: &'p mut Offload,
+    pub(crate) parked: &'p mut Parked,
+}
+
+/// The core's way out: what belongs together is collected, and leaves together.
+pub(crate) struct Shell<'p> {
+    ways: Ways<'p>,
+    batch: Batch<'p>,
+    merger: Merger<'p>,
     trouble: Trouble,
 }
 
-impl<'a> Shell<'a> {
-    pub(crate) fn new(tun: BorrowedFd<'a>, udp: Option<BorrowedFd<'a>>, outbox: &'a mut Outbox) -> Self {
-        Self { tun, udp, outbox, stalled: false, trouble: Trouble::default() }
+impl<'p> Shell<'p> {
+    /// `heads` is room for the headers of the datagrams.
+    pub(crate) fn new(ways: Ways<'p>, heads: &'p mut [u8]) -> Self {
+        let merger = Merger::new(ways.offload.mergeable());
+        Self { ways, batch: Batch::new(heads), merger, trouble: Trouble::default() }
     }
 
-    /// Nothing more can be taken until the socket has room again.
+    /// Nothing more should be taken until the socket has room again.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.stalled
+        !self.ways.parked.is_empty()
     }
 
-    /// Sends what was collected. False: the socket's buffer is full, and the rest is still in the outbox.
-    pub(crate) fn finish(mut self) -> (bool, Trouble) {
-        let sent = !self.stalled && self.outbox.flush(self.udp, &mut self.trouble);
-        (sent, self.trouble)
+    /// Room for headers that is left, bytes.
+    pub(crate) const fn room_bytes(&self) -> usize {
+        self.batch.room_bytes()
+    }
+
+    /// Lets everything leave.
+    pub(crate) fn finish(mut self) -> Trouble {
+        self.send();
+        self.write();
+        self.trouble
+    }
+
+    fn send(&mut self) {
+        let Ways { udp, offload, parked, .. } = &mut self.ways;
+        self.batch.flush(*udp, offload, parked, &mut self.trouble);
+    }
+
+    fn write(&mut self) {
+        if self.merger.is_empty() {
+            return;
+        }
+        let tun = self.ways.tun;
+        let flushed = self.merger.flush(|pieces| {
+            loop {
+                match writev(tun, pieces) {
+                    Err(Errno::EINTR) => {}
+                    done => return done.map(drop),
+                }
+            }
+        });
+        if let Some(errno) = flushed.refused {
+            if is_gone(errno) {
+                self.trouble.tun_gone = Some(errno);
+            }
+            self.trouble.note(DropReason::TunWriteFailed, "write to the TUN device", errno, flushed.lost);
+        } else if let Some(errno @ (Errno::EINVAL | Errno::EIO | Errno::EOPNOTSUPP)) = flushed.refused_joined {
+            self.ways.offload.refuse_merged(errno);
+        }
     }
 }
 
-impl Sink for Shell<'_> {
-    fn network(&mut self, to: SocketAddr, head: &[u8], payload: &[u8]) {
-        if self.outbox.push(to, head, payload) {
-            return;
+impl<'p> Sink<'p> for Shell<'p> {
+    fn network(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]) {
+        if !self.batch.takes(to, head.len().saturating_add(payload.len())) {
+            self.send();
         }
-        if !self.stalled {
-            self.stalled = !self.outbox.flush(self.udp, &mut self.trouble);
-        }
-        if self.stalled || !self.outbox.push(to, head, payload) {
-            self.trouble.note(DropReason::SendFailed, "send to the network", Errno::EAGAIN);
+        if !self.batch.push(to, head, payload) {
+            self.trouble.note(DropReason::SendFailed, "find room for headers", Errno::ENOBUFS, 1);
         }
     }
 
-    fn tun(&mut self, packet: &[u8]) {
-        let header = [0; VNET_HEADER_BYTES];
-        match writev(self.tun, &[IoSlice::new(&header), IoSlice::new(packet)]) {
-            Ok(_) => {}
-            Err(errno) => {
-                if is_gone(errno) {
-                    self.trouble.tun_gone = Some(errno);
-                }
-                self.trouble.note(DropReason::TunWriteFailed, "write to the TUN device", errno);
-            }
+    fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
+        if let Err(packet) = self.merger.push(packet, checksum) {
+            self.write();
+            // Nothing is there now, so it is taken.
+            let _ = self.merger.push(packet, checksum);
         }
     }
 }
@@ -306,99 +232,10 @@ pub(crate) fn is_dead(errno: Errno) -> bool {
     matches!(errno, Errno::ECONNABORTED | Errno::EBADF | Errno::ENOTSOCK | Errno::EINVAL)
 }
 
-fn errno(error: rustix::io::Errno) -> Errno {
-    Errno::from_raw(error.raw_os_error())
-}
-
 fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
         (Some(v4), _) => Some((*v4).into()),
         (_, Some(v6)) => Some((*v6).into()),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::arithmetic_side_effects, reason = "a test that panics has failed, as it should")]
-    use super::*;
-    use crate::wire::HEADER_BYTES;
-    use std::{
-        net::UdpSocket,
-        os::fd::{AsFd, OwnedFd},
-        time::Duration,
-    };
-
-    fn pair() -> (OwnedFd, UdpSocket, SocketAddr) {
-        let ours = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let theirs = UdpSocket::bind("127.0.0.1:0").unwrap();
-        theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let to = theirs.local_addr().unwrap();
-        (ours.into(), theirs, to)
-    }
-
-    #[test]
-    fn batches_leave_whole_and_in_order() {
-        let (udp, receiver, to) = pair();
-        let (mut outbox, mut trouble) = (Outbox::new(), Trouble::default());
-        for count in [1, 2, SEND_BATCH] {
-            for number in 0..count {
-                assert!(outbox.push(to, &[number as u8; HEADER_BYTES], &vec![7; number * 10]));
-            }
-            assert_eq!(outbox.push(to, &[0], &[]), count < SEND_BATCH);
-            assert!(outbox.flush(Some(udp.as_fd()), &mut trouble));
-            assert!(outbox.is_empty());
-            let mut bytes = [0; 2000];
-            for number in 0..count {
-                assert_eq!(receiver.recv(&mut bytes).unwrap(), HEADER_BYTES + number * 10);
-                assert_eq!(bytes[0], number as u8);
-            }
-            if count < SEND_BATCH {
-                assert_eq!(receiver.recv(&mut bytes).unwrap(), 1);
-            }
-        }
-        assert_eq!(trouble.last, None);
-    }
-
-    #[test]
-    fn refused_datagram_does_not_hold_up_the_others() {
-        let (udp, receiver, to) = pair();
-        let (mut outbox, mut trouble) = (Outbox::new(), Trouble::default());
-        assert!(outbox.push(to, &[1], &[]));
-        assert!(outbox.push(to, &[2], &[0; 65_535]));
-        assert!(outbox.push("[::1]:9".parse().unwrap(), &[3], &[]));
-        assert!(outbox.push(to, &[4], &[]));
-        assert!(outbox.flush(Some(udp.as_fd()), &mut trouble));
-        let mut bytes = [0; 10];
-        for number in [1, 4] {
-            assert_eq!(receiver.recv(&mut bytes).unwrap(), 1);
-            assert_eq!(bytes[0], number);
-        }
-        assert_eq!((trouble.too_big, trouble.send_failed), (1, 1));
-    }
-
-    #[test]
-    fn outbox_takes_no_more_than_its_room() {
-        let (mut outbox, to) = (Outbox::new(), "127.0.0.1:9".parse().unwrap());
-        let taken = (0..10).filter(|_| outbox.push(to, &[0; 16], &[0; 65_000])).count();
-        assert_eq!(taken, SEND_BYTES / 65_016);
-        let mut trouble = Trouble::default();
-        outbox.give_up(&mut trouble);
-        assert_eq!(trouble.send_failed as usize, taken);
-        assert!(outbox.push(to, &[0; 16], &[0; 65_000]));
-    }
-
-    #[test]
-    fn inbox_tells_who_sent_what() {
-        let (udp, sender, from) = pair();
-        sender.connect(UdpSocket::from(udp.try_clone().unwrap()).local_addr().unwrap()).unwrap();
-        let mut inbox = Inbox::new();
-        assert_eq!(inbox.receive(udp.as_fd()), Err(Errno::EAGAIN));
-        for length in [0, 1, 1500, 60_000] {
-            sender.send(&vec![9; length]).unwrap();
-        }
-        let count = inbox.receive(udp.as_fd()).unwrap();
-        let lengths: Vec<_> = inbox.datagrams(count).map(|(source, bytes)| (source, bytes.len())).collect();
-        assert_eq!(lengths, [(from, 0), (from, 1), (from, 1500), (from, 60_000)]);
     }
 }

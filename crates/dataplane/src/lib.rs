@@ -4,29 +4,38 @@
 //! The core ([`Core`]) does no I/O: packets and the time go in, packets come out through a [`Sink`].
 //! The shell around it ([`Engine`]) owns the descriptors and the threads. This crate knows nothing of
 //! JSON, CNI, Kubernetes or the names of pods.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod allowed;
 mod attached;
+mod batch;
 mod engine;
 mod error;
 pub mod handshake;
 mod inner;
 mod io;
+mod merge;
+#[expect(unsafe_code, reason = "a TUN's offloads are switched by an ioctl only")]
+mod offload;
 mod peer;
 mod peers;
 mod random;
+mod segment;
 mod session;
 mod stats;
 mod tunnel;
+mod vnet;
 pub mod wire;
 mod worker;
 
 pub use {
     engine::{Engine, TunnelId},
     error::Error,
+    offload::Offload,
+    segment::Checksum,
     stats::{DropReason, PeerStats, TunnelStats},
-    tunnel::{Core, PeerConfig, PeerId, Sink, TunnelConfig},
+    tunnel::{Core, FromTun, PeerConfig, PeerId, Sink, TunnelConfig},
+    vnet::{Gso, GsoKind, Vnet},
 };
 
 /// Result of this crate's fallible calls.

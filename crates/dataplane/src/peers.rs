@@ -17,6 +17,16 @@ pub(crate) struct Peers {
     by_endpoint: HashMap<(IpAddr, u16), Slot>,
     by_index: HashMap<u32, Slot>,
     allowed: AllowedIps<Slot>,
+    /// What was looked up last: packets come in flows.
+    last: Last,
+}
+
+/// Valid until anything changes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Last {
+    index: Option<(u32, Slot)>,
+    /// An address that was sent to, and one that was received from.
+    inner: [Option<(IpAddr, Slot)>; 2],
 }
 
 impl Peers {
@@ -28,6 +38,7 @@ impl Peers {
             by_endpoint: HashMap::new(),
             by_index: HashMap::new(),
             allowed: AllowedIps::new(),
+            last: Last::default(),
         }
     }
 
@@ -37,6 +48,7 @@ impl Peers {
             return Err(Error::DuplicatePeer(config.id));
         }
         self.validate(&config)?;
+        self.last = Last::default();
         let index = self.free_index(random);
         let free = self.slots.iter().position(Option::is_none);
         let slot = Slot(free.unwrap_or(self.slots.len()));
@@ -59,6 +71,7 @@ impl Peers {
     pub(crate) fn change(&mut self, config: PeerConfig, random: impl FnMut() -> u32) -> Result<(Slot, bool)> {
         let slot = self.slot_of(config.id)?;
         self.validate(&config)?;
+        self.last = Last::default();
         let fresh_index = self.free_index(random);
         let Some(peer) = self.slots.get_mut(slot.0).and_then(Option::as_mut) else {
             return Err(Error::UnknownPeer(config.id));
@@ -86,6 +99,7 @@ impl Peers {
         let Some(peer) = self.slots.get_mut(slot.0).and_then(Option::take) else {
             return Err(Error::UnknownPeer(id));
         };
+        self.last = Last::default();
         self.by_id.remove(&id);
         self.by_endpoint.remove(&key(peer.config.endpoint));
         self.by_index.remove(&peer.index);
@@ -96,7 +110,11 @@ impl Peers {
     }
 
     pub(crate) fn with_index(&mut self, index: u32) -> Option<(Slot, &mut Peer)> {
-        let slot = *self.by_index.get(&index)?;
+        let slot = match self.last.index {
+            Some((last, slot)) if last == index => slot,
+            _ => *self.by_index.get(&index)?,
+        };
+        self.last.index = Some((index, slot));
         Some((slot, self.get_mut(slot)?))
     }
 
@@ -105,8 +123,26 @@ impl Peers {
         Some((slot, self.get_mut(slot)?))
     }
 
-    pub(crate) fn with_inner_address(&self, address: IpAddr) -> Option<Slot> {
-        self.allowed.lookup(address)
+    /// The peer to which packets for an inner address go.
+    pub(crate) fn towards(&mut self, destination: IpAddr) -> Option<Slot> {
+        self.with_inner_address(destination, 0)
+    }
+
+    /// The peer that packets from an inner address may come from.
+    pub(crate) fn behind(&mut self, source: IpAddr) -> Option<Slot> {
+        self.with_inner_address(source, 1)
+    }
+
+    fn with_inner_address(&mut self, address: IpAddr, direction: usize) -> Option<Slot> {
+        let last = self.last.inner.get_mut(direction)?;
+        match *last {
+            Some((same, slot)) if same == address => Some(slot),
+            _ => {
+                let slot = self.allowed.lookup(address)?;
+                *last = Some((address, slot));
+                Some(slot)
+            }
+        }
     }
 
     pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Peer> {
@@ -220,16 +256,19 @@ mod tests {
         let change = config(1, "192.0.2.4:6090", &["10.4.0.0/16", "10.3.0.0/16"]);
         assert!(peers.change(change, || 3).is_err());
         assert!(peers.with_endpoint("192.0.2.2:6090".parse().unwrap()).is_some());
-        assert_eq!(peers.with_inner_address("10.2.0.1".parse().unwrap()), Some(Slot(0)));
-        assert_eq!(peers.with_inner_address("10.4.0.1".parse().unwrap()), None);
+        assert_eq!(peers.towards("10.2.0.1".parse().unwrap()), Some(Slot(0)));
+        assert_eq!(peers.towards("10.4.0.1".parse().unwrap()), None);
     }
 
     #[test]
     fn removed_peer_leaves_nothing_behind() {
         let mut peers = one_peer();
+        assert!(peers.towards("10.2.0.1".parse().unwrap()).is_some() && peers.with_index(1).is_some());
         peers.remove(PeerId(1)).unwrap();
         assert!(peers.by_id.is_empty() && peers.by_endpoint.is_empty() && peers.by_index.is_empty());
-        assert_eq!(peers.with_inner_address("10.2.0.1".parse().unwrap()), None);
+        assert_eq!(peers.towards("10.2.0.1".parse().unwrap()), None);
+        assert_eq!(peers.behind("10.2.0.1".parse().unwrap()), None);
+        assert!(peers.with_index(1).is_none());
         assert_eq!(peers.remove(PeerId(1)).err(), Some(Error::UnknownPeer(PeerId(1))));
         let slot = peers.add(config(7, "192.0.2.2:6090", &[]), || 1).unwrap();
         assert_eq!(slot, Slot(0));

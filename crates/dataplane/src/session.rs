@@ -5,7 +5,8 @@ use crate::{
     handshake::{CAPABILITIES, Cookie, Message, Offer},
     peer::{Hello, Peer, Session},
     random::Random,
-    wire::{Header, Type, VERSION},
+    segment::{Checksum, LONGEST_HEADERS_BYTES, Several, put},
+    wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type, VERSION},
 };
 use std::{
     net::SocketAddr,
@@ -18,13 +19,13 @@ const ALIVE: Duration = Duration::from_secs(3);
 const TIMESTAMP_SHIFT: u32 = 6;
 
 impl Core {
-    pub(crate) fn receive_handshake(
+    pub(crate) fn receive_handshake<'p>(
         &mut self,
         from: SocketAddr,
         header: &Header,
         body: &[u8],
         now: Instant,
-        out: &mut impl Sink,
+        out: &mut impl Sink<'p>,
     ) -> Result<(), DropReason> {
         let message = Message::decode(body)?;
         let Some((_, peer)) = self.peers.with_endpoint(from) else {
@@ -57,13 +58,13 @@ impl Core {
         Ok(())
     }
 
-    fn receive_hello(
+    fn receive_hello<'p>(
         &mut self,
         from: SocketAddr,
         offer: &Offer,
         cookie: &Cookie,
         now: Instant,
-        out: &mut impl Sink,
+        out: &mut impl Sink<'p>,
     ) -> Result<(), DropReason> {
         let Some((_, peer)) = self.peers.with_endpoint(from) else {
             return Err(DropReason::WrongSource);
@@ -119,13 +120,13 @@ impl Core {
         Ok(())
     }
 
-    fn receive_cookie(
+    fn receive_cookie<'p>(
         &mut self,
         from: SocketAddr,
         nonce: u64,
         cookie: Cookie,
         now: Instant,
-        out: &mut impl Sink,
+        out: &mut impl Sink<'p>,
     ) -> Result<(), DropReason> {
         let (mtu_bytes, epoch) = (self.mtu_bytes, self.epoch);
         let Some((_, peer)) = self.peers.with_endpoint(from) else {
@@ -145,12 +146,12 @@ impl Core {
         Ok(())
     }
 
-    fn receive_welcome(
+    fn receive_welcome<'p>(
         &mut self,
         from: SocketAddr,
         offer: &Offer,
         now: Instant,
-        out: &mut impl Sink,
+        out: &mut impl Sink<'p>,
     ) -> Result<(), DropReason> {
         let Some((_, peer)) = self.peers.with_endpoint(from) else {
             return Err(DropReason::WrongSource);
@@ -186,7 +187,7 @@ impl Core {
         Ok(())
     }
 
-    fn establish(&mut self, from: SocketAddr, session: Session, now: Instant, out: &mut impl Sink) {
+    fn establish<'p>(&mut self, from: SocketAddr, session: Session, now: Instant, out: &mut impl Sink<'p>) {
         let start = self.start;
         if let Some((_, peer)) = self.peers.with_endpoint(from) {
             tracing::debug!(peer = %peer.config.endpoint, epoch = session.epoch, "session established");
@@ -195,7 +196,7 @@ impl Core {
             peer.handshakes = peer.handshakes.wrapping_add(1);
             peer.last_rx = Some(now);
             while let Some(packet) = peer.waiting.pop() {
-                send_data(peer, &packet, start, now, out);
+                send_waiting(peer, &packet, start, now, out);
             }
             peer.rearm_keepalive(now);
         }
@@ -209,7 +210,7 @@ pub(crate) fn begin_hello(peer: &mut Peer, random: &mut Random, now: Instant) {
     peer.hello = Some(Hello::new(peer.last_nonce, now));
 }
 
-pub(crate) fn send_hello(peer: &mut Peer, mtu_bytes: u16, epoch: u64, now: Instant, out: &mut impl Sink) {
+pub(crate) fn send_hello<'p>(peer: &mut Peer, mtu_bytes: u16, epoch: u64, now: Instant, out: &mut impl Sink<'p>) {
     let Some(hello) = peer.hello else { return };
     let offer = Offer {
         min_version: VERSION,
@@ -223,22 +224,68 @@ pub(crate) fn send_hello(peer: &mut Peer, mtu_bytes: u16, epoch: u64, now: Insta
     send_message(peer, 0, &Message::Hello(offer, hello.cookie), now, out);
 }
 
-pub(crate) fn send_data(peer: &mut Peer, packet: &[u8], start: Instant, now: Instant, out: &mut impl Sink) {
-    let Some(session) = peer.session else { return };
+/// Sends the packet that lies behind [`HEADER_BYTES`] bytes of room.
+pub(crate) fn send_data<'p>(
+    peer: &mut Peer,
+    datagram: &'p mut [u8],
+    checksum: Checksum,
+    start: Instant,
+    now: Instant,
+    out: &mut impl Sink<'p>,
+) {
+    let Some(header) = data_header(peer, checksum, start, now) else { return };
+    peer.tx.count(datagram.len().saturating_sub(HEADER_BYTES));
+    put(datagram, 0, &header.encode());
+    out.network(peer.config.endpoint, &[], datagram);
+}
+
+/// Sends the packets that `packet` stands for.
+pub(crate) fn send_several<'p>(
+    peer: &mut Peer,
+    several: &Several,
+    packet: &'p [u8],
+    start: Instant,
+    now: Instant,
+    out: &mut impl Sink<'p>,
+) {
+    let Some(mut header) = data_header(peer, several.checksum, start, now) else { return };
+    let mut head = [0; HEADER_BYTES + LONGEST_HEADERS_BYTES];
+    let head_bytes = HEADER_BYTES.saturating_add(several.header_bytes());
+    let Some(head) = head.get_mut(..head_bytes) else { return };
+    for segment in several.segments() {
+        put(head, 0, &header.encode());
+        several.write_head(packet, &segment, head.get_mut(HEADER_BYTES..).unwrap_or_default());
+        peer.tx.count(several.header_bytes().saturating_add(segment.payload.len()));
+        out.network(peer.config.endpoint, head, packet.get(segment.payload.clone()).unwrap_or_default());
+        if !segment.is_last {
+            (header.counter, header.sequence) = (peer.next_counter(), peer.next_sequence());
+        }
+    }
+}
+
+/// The header of the next packet, whose numbers are taken.
+fn data_header(peer: &mut Peer, checksum: Checksum, start: Instant, now: Instant) -> Option<Header> {
+    let session = peer.session?;
     let clock = now.saturating_duration_since(start).as_micros() >> TIMESTAMP_SHIFT;
-    let header = Header {
+    peer.last_tx = Some(now);
+    Some(Header {
+        flags: if checksum == Checksum::Partial { FLAG_PARTIAL_CHECKSUM } else { 0 },
         timestamp: clock as u16,
         counter: peer.next_counter(),
         sequence: peer.next_sequence(),
         ..Header::new(Type::Data, session.index)
-    };
-    peer.last_tx = Some(now);
+    })
+}
+
+/// Sends a packet that waited.
+fn send_waiting<'p>(peer: &mut Peer, packet: &[u8], start: Instant, now: Instant, out: &mut impl Sink<'p>) {
+    let Some(header) = data_header(peer, Checksum::Complete, start, now) else { return };
     peer.tx.count(packet.len());
-    out.network(peer.config.endpoint, &header.encode(), packet);
+    out.network(peer.config.endpoint, &[&header.encode(), packet].concat(), &[]);
 }
 
 /// The keepalive timer has fired: says something if nothing was said since it was set.
-pub(crate) fn send_keepalive_if_idle(peer: &mut Peer, now: Instant, out: &mut impl Sink) {
+pub(crate) fn send_keepalive_if_idle<'p>(peer: &mut Peer, now: Instant, out: &mut impl Sink<'p>) {
     let Some(interval) = peer.config.keepalive else {
         peer.keepalive_at = None;
         return;
@@ -251,15 +298,16 @@ pub(crate) fn send_keepalive_if_idle(peer: &mut Peer, now: Instant, out: &mut im
     peer.rearm_keepalive(since);
 }
 
-fn send_keepalive(peer: &mut Peer, now: Instant, out: &mut impl Sink) {
+fn send_keepalive<'p>(peer: &mut Peer, now: Instant, out: &mut impl Sink<'p>) {
     let Some(session) = peer.session else { return };
     let header = Header { counter: peer.next_counter(), ..Header::new(Type::Data, session.index) };
     peer.last_tx = Some(now);
     out.network(peer.config.endpoint, &header.encode(), &[]);
 }
 
-fn send_message(peer: &mut Peer, index: u32, message: &Message, now: Instant, out: &mut impl Sink) {
+fn send_message<'p>(peer: &mut Peer, index: u32, message: &Message, now: Instant, out: &mut impl Sink<'p>) {
     peer.last_tx = Some(now);
     let header = Header::new(Type::Handshake, index).encode();
-    out.network(peer.config.endpoint, &header, &message.encode());
+    let datagram = [header.as_slice(), message.encode().as_ref()].concat();
+    out.network(peer.config.endpoint, &datagram, &[]);
 }

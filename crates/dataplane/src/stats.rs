@@ -1,4 +1,4 @@
-use crate::PeerId;
+use crate::{Offload, PeerId};
 use std::{net::SocketAddr, time::Duration};
 
 /// State and counters of one tunnel at one instant.
@@ -14,6 +14,8 @@ pub struct TunnelStats {
     pub udp_attached: bool,
     /// The last trouble with a descriptor, in words; stays after the trouble has passed.
     pub last_error: Option<String>,
+    /// What is left to the kernel.
+    pub offload: Offload,
 }
 
 /// State and counters of one peer. Bytes and packets are inner ones: what enters and leaves the TUN.
@@ -94,6 +96,8 @@ drop_reasons! {
     QueueFull = "queue_full",
     /// An inner packet that is not IPv4 or IPv6, or whose length fields lie.
     MalformedInner = "malformed_inner",
+    /// A packet that stands for several, and cannot be cut as it says.
+    BadSegmentation = "bad_segmentation",
     /// An inner checksum that was left to be completed and cannot be.
     BadChecksumOffload = "bad_checksum_offload",
     /// An inner packet above the tunnel's MTU, or an outer one above the path's.

@@ -3,10 +3,12 @@ use crate::{
     handshake::CookieMaker,
     inner,
     peer::Peer,
-    peers::Peers,
+    peers::{Peers, Slot},
     random::Random,
-    session::{begin_hello, send_data, send_hello, send_keepalive_if_idle},
+    segment::{Checksum, Several, complete, settle_checksum},
+    session::{begin_hello, send_data, send_hello, send_keepalive_if_idle, send_several},
     stats::Drops,
+    vnet::Vnet,
     wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type, ZERO_CHECKSUM_BYTES},
 };
 use ipnetwork::IpNetwork;
@@ -55,12 +57,21 @@ pub struct TunnelConfig {
     pub peers: Vec<PeerConfig>,
 }
 
-/// Where the core's output goes. Slices are valid during the call only.
-pub trait Sink {
+/// Where the core's output goes. What lives for `'p` may be kept, uncopied, until a batch is complete.
+pub trait Sink<'p> {
     /// One datagram for the network: `head` followed by `payload`.
-    fn network(&mut self, to: SocketAddr, head: &[u8], payload: &[u8]);
-    /// One IP packet for the TUN.
-    fn tun(&mut self, packet: &[u8]);
+    fn network(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]);
+    /// One IP packet for the TUN, behind [`HEADER_BYTES`] bytes that nobody needs any more.
+    fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum);
+}
+
+/// A packet from the TUN, or one that stands for several.
+#[derive(Debug)]
+pub struct FromTun<'p> {
+    /// [`HEADER_BYTES`] bytes of room, and the IP packet.
+    pub packet: &'p mut [u8],
+    /// What the kernel says of it.
+    pub header: Vnet,
 }
 
 /// A tunnel without I/O: bytes and time in, bytes out.
@@ -102,22 +113,50 @@ impl Core {
         Ok(core)
     }
 
-    /// One IP packet from the TUN.
-    pub fn outbound(&mut self, packet: &[u8], now: Instant, out: &mut impl Sink) {
-        let Some(addresses) = inner::addresses(packet) else {
-            return self.drops.count(DropReason::MalformedInner);
-        };
-        if packet.len() > usize::from(self.mtu_bytes) {
-            return self.drops.count(DropReason::TooBig);
+    /// What was read from the TUN.
+    pub fn outbound<'p>(&mut self, from_tun: FromTun<'p>, now: Instant, out: &mut impl Sink<'p>) {
+        if let Err(reason) = self.send(from_tun, now, out) {
+            self.drops.count(reason);
         }
-        let slot = self.peers.with_inner_address(addresses.destination);
-        let Some(peer) = slot.and_then(|slot| self.peers.get_mut(slot)) else {
-            return self.drops.count(DropReason::NoPeer);
-        };
-        if peer.usable_session().is_some() {
-            return send_data(peer, packet, self.start, now, out);
+    }
+
+    fn send<'p>(&mut self, from_tun: FromTun<'p>, now: Instant, out: &mut impl Sink<'p>) -> Result<(), DropReason> {
+        let FromTun { packet: datagram, header } = from_tun;
+        let packet = datagram.get(HEADER_BYTES..).ok_or(DropReason::MalformedInner)?;
+        let addresses = inner::addresses(packet).ok_or(DropReason::MalformedInner)?;
+        let several = header.segments.map(|gso| Several::new(packet, &header, &gso)).transpose()?;
+        if several.map_or(packet.len(), |several| several.longest_bytes()) > usize::from(self.mtu_bytes) {
+            return Err(DropReason::TooBig);
         }
-        self.drops.add(DropReason::QueueFull, peer.waiting.push(packet));
+        let slot = self.peers.towards(addresses.destination).ok_or(DropReason::NoPeer)?;
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
+        let is_usable = peer.usable_session().is_some();
+        match several {
+            Some(several) if is_usable => {
+                let packet = datagram.get(HEADER_BYTES..).unwrap_or_default();
+                send_several(peer, &several, packet, self.start, now, out);
+            }
+            Some(several) => self.wait(slot, &several.packets(packet), now),
+            None => {
+                let packet = datagram.get_mut(HEADER_BYTES..).unwrap_or_default();
+                let checksum = settle_checksum(packet, &header)?;
+                if is_usable {
+                    send_data(peer, datagram, checksum, self.start, now, out);
+                } else {
+                    complete(packet, checksum);
+                    self.wait(slot, &[Box::from(&*packet)], now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps complete packets until there is a session.
+    fn wait(&mut self, slot: Slot, packets: &[Box<[u8]>], now: Instant) {
+        let Some(peer) = self.peers.get_mut(slot) else { return };
+        for packet in packets {
+            self.drops.add(DropReason::QueueFull, peer.waiting.push(packet));
+        }
         if let Some(hello) = &mut peer.hello {
             hello.hurry(now);
             self.wake = self.wake.into_iter().chain([hello.next_at]).min();
@@ -125,14 +164,14 @@ impl Core {
     }
 
     /// One datagram from the network; it may be changed in place.
-    pub fn inbound(&mut self, from: SocketAddr, datagram: &mut [u8], now: Instant, out: &mut impl Sink) {
+    pub fn inbound<'p>(&mut self, from: SocketAddr, datagram: &'p mut [u8], now: Instant, out: &mut impl Sink<'p>) {
         if let Err(reason) = self.receive(from, datagram, now, out) {
             self.drops.count(reason);
         }
     }
 
     /// Whatever is due by `now`.
-    pub fn tick(&mut self, now: Instant, out: &mut impl Sink) {
+    pub fn tick<'p>(&mut self, now: Instant, out: &mut impl Sink<'p>) {
         if self.wake.is_none_or(|at| at > now) {
             return;
         }
@@ -216,12 +255,12 @@ impl Core {
         self.wake = self.peers.iter().filter_map(Peer::next_wake).min();
     }
 
-    fn receive(
+    fn receive<'p>(
         &mut self,
         from: SocketAddr,
-        datagram: &mut [u8],
+        datagram: &'p mut [u8],
         now: Instant,
-        out: &mut impl Sink,
+        out: &mut impl Sink<'p>,
     ) -> Result<(), DropReason> {
         if datagram.len() == ZERO_CHECKSUM_BYTES {
             return Err(DropReason::ZeroChecksum);
@@ -241,17 +280,18 @@ impl Core {
                 if kind != Type::Data {
                     return Err(DropReason::UnknownType);
                 }
-                let belongs_to_peer = |address| self.peers.with_inner_address(address) == Some(slot);
                 if !payload.is_empty() {
                     let addresses = inner::addresses(payload).ok_or(DropReason::MalformedInner)?;
-                    if !belongs_to_peer(addresses.source) {
+                    if self.peers.behind(addresses.source) != Some(slot) {
                         return Err(DropReason::SourceNotAllowed);
                     }
-                    let partial = header.flags & FLAG_PARTIAL_CHECKSUM != 0;
-                    if partial && !inner::complete_checksum(payload) {
-                        return Err(DropReason::BadChecksumOffload);
-                    }
                 }
+                let checksum = match header.flags & FLAG_PARTIAL_CHECKSUM {
+                    0 => Checksum::Complete,
+                    // The kernel completes it where we say, and we say it from our own reading.
+                    _ if inner::Transport::of(payload).is_some() => Checksum::Partial,
+                    _ => return Err(DropReason::BadChecksumOffload),
+                };
                 let Some(peer) = self.peers.get_mut(slot) else {
                     return Err(DropReason::UnknownIndex);
                 };
@@ -261,7 +301,7 @@ impl Core {
                 }
                 if !payload.is_empty() {
                     peer.rx.count(payload.len());
-                    out.tun(payload);
+                    out.tun(datagram, checksum);
                 }
                 Ok(())
             }
@@ -269,7 +309,13 @@ impl Core {
     }
 
     /// Tells a peer, not too often, that an index is not ours. Strangers are told nothing.
-    fn answer_unknown(&mut self, from: SocketAddr, index: u32, now: Instant, out: &mut impl Sink) -> DropReason {
+    fn answer_unknown<'p>(
+        &mut self,
+        from: SocketAddr,
+        index: u32,
+        now: Instant,
+        out: &mut impl Sink<'p>,
+    ) -> DropReason {
         let Some((_, peer)) = self.peers.with_endpoint(from) else {
             return DropReason::WrongSource;
         };

@@ -1,7 +1,7 @@
 //! One thread, many tunnels: waits for descriptors, timers and commands, and gives each tunnel its turn.
 
 use crate::{
-    Core, Error, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
+    Core, Error, Offload, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
     attached::{Attached, Buffers},
 };
 use nix::{
@@ -28,14 +28,14 @@ const COMMANDS: u64 = u64::MAX;
 
 /// What the worker is asked to do. Each is answered.
 pub(crate) enum Command {
-    Add { id: TunnelId, core: Box<Core>, tun: OwnedFd, udp: OwnedFd, reply: Sender<Result<()>> },
+    Add { id: TunnelId, core: Box<Core>, tun: OwnedFd, udp: OwnedFd, offload: Box<Offload>, reply: Sender<Result<()>> },
     Remove { id: TunnelId, reply: Sender<Result<()>> },
     Stats { id: TunnelId, reply: Sender<Result<TunnelStats>> },
     Broken { reply: Sender<Result<Vec<TunnelId>>> },
     AddPeer { id: TunnelId, peer: PeerConfig, reply: Sender<Result<()>> },
     ChangePeer { id: TunnelId, peer: PeerConfig, reply: Sender<Result<()>> },
     RemovePeer { id: TunnelId, peer: PeerId, reply: Sender<Result<()>> },
-    ReplaceUdp { id: TunnelId, udp: OwnedFd, reply: Sender<Result<()>> },
+    ReplaceUdp { id: TunnelId, udp: OwnedFd, merging: nix::Result<()>, reply: Sender<Result<()>> },
 }
 
 pub(crate) struct Worker {
@@ -135,8 +135,8 @@ impl Worker {
     fn execute(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Add { id, core, tun, udp, reply } => {
-                let _ = reply.send(self.add(id, *core, tun, udp));
+            Command::Add { id, core, tun, udp, offload, reply } => {
+                let _ = reply.send(self.add(Attached::new(id, *core, tun, udp, *offload)));
             }
             Command::Remove { id, reply } => {
                 let _ = reply.send(self.remove(id));
@@ -161,10 +161,10 @@ impl Worker {
             Command::RemovePeer { id, peer, reply } => {
                 let _ = reply.send(self.change(id, |core| core.remove_peer(peer)));
             }
-            Command::ReplaceUdp { id, udp, reply } => {
+            Command::ReplaceUdp { id, udp, merging, reply } => {
                 let epoll = &self.epoll;
                 let result = self.tunnels.get_mut(&id).ok_or(Error::UnknownTunnel(id));
-                let _ = reply.send(result.and_then(|tunnel| tunnel.replace_udp(epoll, udp)));
+                let _ = reply.send(result.and_then(|tunnel| tunnel.replace_udp(epoll, udp, merging)));
             }
         }
     }
@@ -173,14 +173,13 @@ impl Worker {
         self.tunnels.get_mut(&id).ok_or(Error::UnknownTunnel(id))
     }
 
-    fn add(&mut self, id: TunnelId, core: Core, tun: OwnedFd, udp: OwnedFd) -> Result<()> {
-        let mut tunnel = Attached::new(id, core, tun, udp);
+    fn add(&mut self, mut tunnel: Attached) -> Result<()> {
         if let Err(error) = tunnel.watch(&self.epoll) {
             tunnel.close(&self.epoll);
             return Err(error);
         }
         tunnel.rearm(&mut self.timers);
-        self.tunnels.insert(id, tunnel);
+        self.tunnels.insert(tunnel.id, tunnel);
         Ok(())
     }
 

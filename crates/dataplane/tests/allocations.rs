@@ -10,7 +10,7 @@
 #[allow(dead_code, clippy::panic, clippy::indexing_slicing, reason = "shared with the tests of the core")]
 mod world;
 
-use adit_dataplane::Sink;
+use adit_dataplane::{Checksum, FromTun, Sink, Vnet};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -47,14 +47,14 @@ struct Wire {
     received: u64,
 }
 
-impl Sink for Wire {
-    fn network(&mut self, _: SocketAddr, head: &[u8], payload: &[u8]) {
+impl<'p> Sink<'p> for Wire {
+    fn network(&mut self, _: SocketAddr, head: &[u8], payload: &'p [u8]) {
         self.length = head.len() + payload.len();
         for (to, byte) in self.datagram.iter_mut().zip(head.iter().chain(payload)) {
             *to = *byte;
         }
     }
-    fn tun(&mut self, _: &[u8]) {
+    fn tun(&mut self, _: &'p mut [u8], _: Checksum) {
         self.received += 1;
     }
 }
@@ -62,14 +62,14 @@ impl Sink for Wire {
 #[test]
 fn packets_of_a_session_cost_no_allocation() {
     let world = world::World::friends();
-    let packet = world::to_bob(&[0; 1400]);
+    let mut packet = world::with_room(&world::to_bob(&[0; 1400]));
     let (now, mut wire) = (world.now, Wire { datagram: [0; 2000], length: 0, received: 0 });
     let mut nodes = world.nodes.into_iter();
     let (mut alice, mut bob) = (nodes.next().unwrap(), nodes.next().unwrap());
     let before = ALLOCATIONS.get();
     for number in 0..10_000 {
         let now = now + Duration::from_micros(number);
-        alice.core.outbound(&packet, now, &mut wire);
+        alice.core.outbound(FromTun { packet: &mut packet, header: Vnet::default() }, now, &mut wire);
         let (mut datagram, length) = (wire.datagram, wire.length);
         bob.core.inbound(alice.address, datagram.get_mut(..length).unwrap(), now, &mut wire);
         bob.core.tick(now, &mut wire);

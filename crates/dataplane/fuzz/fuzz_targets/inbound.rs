@@ -2,7 +2,7 @@
 //! whole, and answers nobody with more bytes than it was sent.
 #![no_main]
 
-use adit_dataplane::{Core, PeerConfig, PeerId, Sink, TunnelConfig};
+use adit_dataplane::{Checksum, Core, PeerConfig, PeerId, Sink, TunnelConfig, wire};
 use libfuzzer_sys::fuzz_target;
 use std::{
     net::SocketAddr,
@@ -17,13 +17,13 @@ const INSIDE: [&str; 2] = ["10.0.0.1/32", "10.0.0.2/32"];
 #[derive(Default)]
 struct Output(Vec<Vec<u8>>);
 
-impl Sink for Output {
-    fn network(&mut self, to: SocketAddr, head: &[u8], payload: &[u8]) {
+impl<'p> Sink<'p> for Output {
+    fn network(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]) {
         assert_ne!(to, SocketAddr::from(EVE));
         self.0.push([head, payload].concat());
     }
-    fn tun(&mut self, packet: &[u8]) {
-        assert!(packet.len() >= 20);
+    fn tun(&mut self, packet: &'p mut [u8], _: Checksum) {
+        assert!(packet.len() >= wire::HEADER_BYTES + 20);
     }
 }
 

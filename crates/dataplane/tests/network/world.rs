@@ -1,7 +1,7 @@
 //! A network in memory: cores with addresses, datagrams that take 10 ms, a clock that jumps. Eve is the
 //! test: she reads `sent`, loses datagrams through `lose`, and sends what she likes with `inject`.
 
-use adit_dataplane::{Core, PeerConfig, PeerId, Sink, TunnelConfig, TunnelStats, wire};
+use adit_dataplane::{Checksum, Core, FromTun, PeerConfig, PeerId, Sink, TunnelConfig, TunnelStats, Vnet, wire};
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
@@ -49,6 +49,8 @@ pub struct Node {
     pub address: SocketAddr,
     /// Packets that reached the TUN.
     pub received: Vec<Vec<u8>>,
+    /// What their checksum fields hold.
+    pub checksums: Vec<Checksum>,
 }
 
 type Lose = Box<dyn FnMut(&Datagram) -> bool>;
@@ -65,16 +67,21 @@ pub struct World {
 
 struct Output {
     network: Vec<(SocketAddr, Vec<u8>)>,
-    tun: Vec<Vec<u8>>,
+    tun: Vec<(Vec<u8>, Checksum)>,
 }
 
-impl Sink for Output {
-    fn network(&mut self, to: SocketAddr, head: &[u8], payload: &[u8]) {
+impl<'p> Sink<'p> for Output {
+    fn network(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]) {
         self.network.push((to, [head, payload].concat()));
     }
-    fn tun(&mut self, packet: &[u8]) {
-        self.tun.push(packet.to_vec());
+    fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
+        self.tun.push((packet[wire::HEADER_BYTES..].to_vec(), checksum));
     }
+}
+
+/// A packet as it is read from the TUN: with room before it.
+pub fn with_room(packet: &[u8]) -> Vec<u8> {
+    [&[0; wire::HEADER_BYTES], packet].concat()
 }
 
 pub fn peer(id: u32, endpoint: &str, allowed_ips: &[&str]) -> PeerConfig {
@@ -104,7 +111,7 @@ impl World {
         for (number, config) in configs.into_iter().enumerate() {
             let address = config.local;
             let core = Core::new(config, start, [number as u8; 32]).unwrap();
-            world.nodes.push(Node { core, address, received: Vec::new() });
+            world.nodes.push(Node { core, address, received: Vec::new(), checksums: Vec::new() });
         }
         world
     }
@@ -144,12 +151,15 @@ impl World {
         let seed = [config.epoch as u8 ^ 0x80; 32];
         self.nodes[node].core = Core::new(config, self.now, seed).unwrap();
         self.nodes[node].received.clear();
+        self.nodes[node].checksums.clear();
     }
 
     /// A packet leaves the pod of this node.
     pub fn send(&mut self, node: usize, packet: &[u8]) {
         let now = self.now;
-        self.act(node, None, |core, out| core.outbound(packet, now, out));
+        let mut packet = with_room(packet);
+        let from_tun = FromTun { packet: &mut packet, header: Vnet::default() };
+        self.act(node, None, |core, out| core.outbound(from_tun, now, out));
     }
 
     /// Eve puts a datagram on the wire.
@@ -197,7 +207,10 @@ impl World {
     fn act(&mut self, node: usize, trigger: Option<&Datagram>, action: impl FnOnce(&mut Core, &mut Output)) {
         let mut output = Output { network: Vec::new(), tun: Vec::new() };
         action(&mut self.nodes[node].core, &mut output);
-        self.nodes[node].received.extend(output.tun);
+        for (packet, checksum) in output.tun {
+            self.nodes[node].received.push(packet);
+            self.nodes[node].checksums.push(checksum);
+        }
         for (to, bytes) in output.network {
             let datagram = Datagram { from: self.nodes[node].address, to, bytes };
             assert!(datagram.bytes.len() >= wire::HEADER_BYTES);

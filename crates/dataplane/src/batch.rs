@@ -1,0 +1,431 @@
+//! Datagrams on their way to the network. Consecutive ones of equal length to one endpoint leave by one call, which the kernel cuts
+//! (`UDP_SEGMENT`, udp(7)); what they consist of stays where it is until then.
+
+use crate::{DropReason, io::Trouble, merge::MOST_PACKETS, offload::Offload};
+use nix::{
+    errno::Errno,
+    sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
+};
+use std::{
+    collections::VecDeque,
+    io::IoSlice,
+    mem,
+    net::SocketAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// The most that one call takes: what fits into an IPv6 packet.
+const LONGEST_RUN_BYTES: usize = 65_535 - 40 - 8;
+const PIECES: usize = MOST_PACKETS * 2;
+/// What may wait for room in the socket's buffer, bytes.
+const PARKED_BYTES: usize = 256 * 1024;
+
+/// Datagrams that may leave together.
+pub(crate) struct Batch<'p> {
+    /// Room for headers.
+    heads: &'p mut [u8],
+    pieces: [IoSlice<'p>; PIECES],
+    piece_count: usize,
+    /// How many pieces there are up to the end of each datagram.
+    ends: [u8; MOST_PACKETS],
+    count: usize,
+    to: Option<SocketAddr>,
+    /// Length of each datagram but the last, which may be shorter.
+    segment_bytes: usize,
+    last_bytes: usize,
+    total_bytes: usize,
+}
+
+impl<'p> Batch<'p> {
+    /// `heads` is room for all headers that will be pushed.
+    pub(crate) fn new(heads: &'p mut [u8]) -> Self {
+        Self {
+            heads,
+            pieces: [IoSlice::new(&[]); PIECES],
+            piece_count: 0,
+            ends: [0; MOST_PACKETS],
+            count: 0,
+            to: None,
+            segment_bytes: 0,
+            last_bytes: 0,
+            total_bytes: 0,
+        }
+    }
+
+    /// Room for headers that is left, bytes.
+    pub(crate) const fn room_bytes(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Whether a datagram may leave with those that are there.
+    pub(crate) fn takes(&self, to: SocketAddr, length: usize) -> bool {
+        self.count == 0
+            || (self.count < MOST_PACKETS
+                && self.to == Some(to)
+                && self.last_bytes == self.segment_bytes
+                && length <= self.segment_bytes
+                && self.total_bytes.saturating_add(length) <= LONGEST_RUN_BYTES)
+    }
+
+    /// Appends a datagram that [`takes`](Self::takes) has allowed. False: there is no room for its head.
+    pub(crate) fn push(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]) -> bool {
+        if !head.is_empty() {
+            let heads = mem::take(&mut self.heads);
+            let Some((place, rest)) = heads.split_at_mut_checked(head.len()) else { return false };
+            place.copy_from_slice(head);
+            self.heads = rest;
+            self.piece(place);
+        }
+        if !payload.is_empty() {
+            self.piece(payload);
+        }
+        let length = head.len().saturating_add(payload.len());
+        if self.count == 0 {
+            (self.to, self.segment_bytes) = (Some(to), length);
+        }
+        if let Some(end) = self.ends.get_mut(self.count) {
+            *end = self.piece_count as u8;
+        }
+        self.count = self.count.saturating_add(1);
+        self.last_bytes = length;
+        self.total_bytes = self.total_bytes.saturating_add(length);
+        true
+    }
+
+    fn piece(&mut self, bytes: &'p [u8]) {
+        if let Some(place) = self.pieces.get_mut(self.piece_count) {
+            *place = IoSlice::new(bytes);
+            self.piece_count = self.piece_count.saturating_add(1);
+        }
+    }
+
+    /// Sends what is there. What the socket has no room for waits in `parked`, behind what waits there already; what the kernel
+    /// refuses is given up and counted.
+    pub(crate) fn flush(
+        &mut self,
+        udp: Option<BorrowedFd<'_>>,
+        offload: &mut Offload,
+        parked: &mut Parked,
+        trouble: &mut Trouble,
+    ) {
+        if self.count == 0 {
+            return;
+        }
+        let pieces = self.pieces.get(..self.piece_count).unwrap_or_default();
+        let ends = self.ends.get(..self.count).unwrap_or_default();
+        let (Some(to), Some(udp)) = (self.to, udp) else {
+            trouble.note(DropReason::SendFailed, "send to the network", Errno::EBADF, self.count as u64);
+            return self.clear();
+        };
+        let unsent = if parked.is_empty() {
+            let datagrams = Pieces { pieces, ends };
+            send(udp, to, self.segment_bytes, &datagrams, offload, trouble)
+        } else {
+            Some(0)
+        };
+        if let Some(first) = unsent {
+            let skipped = first.checked_sub(1).and_then(|last| ends.get(last)).map_or(0, |end| usize::from(*end));
+            let rest = pieces.get(skipped..).unwrap_or_default();
+            let lost = self.count.saturating_sub(first);
+            if !parked.push(to, self.segment_bytes, rest) {
+                trouble.note(DropReason::SendFailed, "send to the network", Errno::EAGAIN, lost as u64);
+            }
+        }
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        (self.count, self.piece_count, self.total_bytes) = (0, 0, 0);
+    }
+}
+
+/// Datagrams in pieces.
+struct Pieces<'a, 'p> {
+    pieces: &'a [IoSlice<'p>],
+    ends: &'a [u8],
+}
+
+impl<'a, 'p> Pieces<'a, 'p> {
+    fn datagram(&self, number: usize) -> &'a [IoSlice<'p>] {
+        let end = |number: usize| self.ends.get(number).map_or(0, |end| usize::from(*end));
+        let start = number.checked_sub(1).map_or(0, end);
+        self.pieces.get(start..end(number)).unwrap_or_default()
+    }
+}
+
+/// Sends datagrams of one length to one endpoint, by one call if the kernel lets us. `Some(number)`: the socket's buffer was full
+/// when it came to that one.
+fn send(
+    udp: BorrowedFd<'_>,
+    to: SocketAddr,
+    segment_bytes: usize,
+    datagrams: &Pieces<'_, '_>,
+    offload: &mut Offload,
+    trouble: &mut Trouble,
+) -> Option<usize> {
+    let to = SockaddrStorage::from(to);
+    let count = datagrams.ends.len();
+    let mut refused = None;
+    if count > 1 && offload.segmented_sends {
+        let segment_bytes = segment_bytes as u16;
+        match send_once(udp, &to, datagrams.pieces, &[ControlMessage::UdpGsoSegments(&segment_bytes)]) {
+            Ok(()) => return None,
+            Err(Errno::EAGAIN) => return Some(0),
+            // What may be about the segments, not about the datagrams: whether it is, these show one by one.
+            Err(errno @ (Errno::EINVAL | Errno::EIO | Errno::EOPNOTSUPP | Errno::EMSGSIZE)) => refused = Some(errno),
+            Err(errno) => {
+                trouble.note(DropReason::SendFailed, "send to the network", errno, count as u64);
+                return None;
+            }
+        }
+    }
+    let mut sent = 0_usize;
+    for number in 0..count {
+        match send_once(udp, &to, datagrams.datagram(number), &[]) {
+            Ok(()) => sent = sent.saturating_add(1),
+            Err(Errno::EAGAIN) => return Some(number),
+            Err(Errno::EMSGSIZE) => trouble.note(DropReason::TooBig, "send to the network", Errno::EMSGSIZE, 1),
+            Err(errno) => trouble.note(DropReason::SendFailed, "send to the network", errno, 1),
+        }
+    }
+    if let Some(errno) = refused.filter(|_| sent == count) {
+        offload.refuse_segmented_sends(errno);
+    }
+    None
+}
+
+fn send_once(
+    udp: BorrowedFd<'_>,
+    to: &SockaddrStorage,
+    pieces: &[IoSlice<'_>],
+    control: &[ControlMessage<'_>],
+) -> Result<(), Errno> {
+    loop {
+        match sendmsg(udp.as_raw_fd(), pieces, control, MsgFlags::MSG_DONTWAIT, Some(to)) {
+            Err(Errno::EINTR) => {}
+            done => return done.map(drop),
+        }
+    }
+}
+
+/// Datagrams that wait for room in the socket's buffer, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Parked {
+    runs: VecDeque<ParkedRun>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct ParkedRun {
+    to: SocketAddr,
+    segment_bytes: usize,
+    bytes: Vec<u8>,
+}
+
+impl Parked {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Keeps a copy. False: too much waits already.
+    fn push(&mut self, to: SocketAddr, segment_bytes: usize, pieces: &[IoSlice<'_>]) -> bool {
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        let total = self.bytes.saturating_add(bytes.len());
+        if total > PARKED_BYTES {
+            return false;
+        }
+        self.bytes = total;
+        self.runs.push_back(ParkedRun { to, segment_bytes: segment_bytes.max(1), bytes });
+        true
+    }
+
+    /// Keeps one datagram.
+    #[cfg(test)]
+    pub(crate) fn keep(&mut self, to: SocketAddr, datagram: &[u8]) {
+        assert!(self.push(to, datagram.len(), &[IoSlice::new(datagram)]));
+    }
+
+    /// Sends as much as the socket has room for.
+    pub(crate) fn flush(&mut self, udp: Option<BorrowedFd<'_>>, offload: &mut Offload, trouble: &mut Trouble) {
+        let Some(udp) = udp else { return self.give_up(trouble) };
+        while let Some(mut run) = self.runs.pop_front() {
+            self.bytes = self.bytes.saturating_sub(run.bytes.len());
+            let pieces: Vec<IoSlice<'_>> = run.bytes.chunks(run.segment_bytes).map(IoSlice::new).collect();
+            let ends: Vec<u8> = (1..=pieces.len()).map(|end| end as u8).collect();
+            let datagrams = Pieces { pieces: &pieces, ends: &ends };
+            if let Some(first) = send(udp, run.to, run.segment_bytes, &datagrams, offload, trouble) {
+                run.bytes.drain(..first.saturating_mul(run.segment_bytes).min(run.bytes.len()));
+                self.bytes = self.bytes.saturating_add(run.bytes.len());
+                self.runs.push_front(run);
+                return;
+            }
+        }
+    }
+
+    /// Gives up everything.
+    pub(crate) fn give_up(&mut self, trouble: &mut Trouble) {
+        for run in self.runs.drain(..) {
+            let count = run.bytes.len().div_ceil(run.segment_bytes);
+            trouble.note(DropReason::SendFailed, "send to the network", Errno::EAGAIN, count as u64);
+        }
+        self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::arithmetic_side_effects, reason = "a test that panics has failed, as it should")]
+    use super::*;
+    use crate::wire::HEADER_BYTES;
+    use nix::sys::socket::{setsockopt, sockopt};
+    use std::{
+        net::UdpSocket,
+        os::fd::{AsFd, OwnedFd},
+        time::Duration,
+    };
+
+    /// A sender and a receiver, with everything that sending needs.
+    struct Place {
+        udp: OwnedFd,
+        receiver: UdpSocket,
+        to: SocketAddr,
+        offload: Offload,
+        parked: Parked,
+        trouble: Trouble,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+            receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            Self {
+                udp: UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+                to: receiver.local_addr().unwrap(),
+                receiver,
+                offload: Offload { segmented_sends: true, ..Offload::default() },
+                parked: Parked::default(),
+                trouble: Trouble::default(),
+            }
+        }
+
+        /// Sends datagrams of these lengths, each with a head of its own; their first byte is their number.
+        fn send(&mut self, lengths: &[usize]) {
+            let payloads: Vec<Vec<u8>> =
+                lengths.iter().enumerate().map(|(number, length)| vec![number as u8; length - 1]).collect();
+            let mut heads = vec![0; 64 * HEADER_BYTES];
+            let mut batch = Batch::new(&mut heads);
+            for payload in &payloads {
+                let head = [payload.first().copied().unwrap_or_default()];
+                if !batch.takes(self.to, payload.len() + 1) {
+                    batch.flush(Some(self.udp.as_fd()), &mut self.offload, &mut self.parked, &mut self.trouble);
+                }
+                assert!(batch.push(self.to, &head, payload));
+            }
+            batch.flush(Some(self.udp.as_fd()), &mut self.offload, &mut self.parked, &mut self.trouble);
+        }
+
+        fn received(&self, count: usize) -> Vec<usize> {
+            let mut bytes = vec![0; 70_000];
+            (0..count).map(|_| self.receiver.recv(&mut bytes).unwrap()).collect()
+        }
+    }
+
+    #[test]
+    fn datagrams_of_any_lengths_leave_whole_and_in_order() {
+        let mut place = Place::new();
+        for lengths in [
+            vec![1],
+            vec![100, 100, 100],
+            vec![100, 100, 50, 100],
+            vec![50, 100, 100, 99, 1, 2],
+            vec![900; 64],
+            vec![1; 70],
+            vec![1400; 60],
+        ] {
+            place.send(&lengths);
+            assert_eq!(place.received(lengths.len()), lengths);
+        }
+        assert_eq!(place.trouble.last, None);
+        assert!(place.offload.segmented_sends && place.parked.is_empty());
+    }
+
+    #[test]
+    fn equal_lengths_are_cut_by_the_kernel() {
+        let mut place = Place::new();
+        setsockopt(&place.receiver, sockopt::UdpGroSegment, &true).unwrap();
+        place.send(&[500; 40]);
+        let mut bytes = vec![0; 70_000];
+        // Over the loopback nothing is cut before the receiver asks for it.
+        assert_eq!(place.receiver.recv(&mut bytes).unwrap(), 40 * 500);
+    }
+
+    #[test]
+    fn kernel_that_cuts_nothing_is_asked_once() {
+        let mut place = Place::new();
+        // No kernel sends a segment of nothing, and none refuses these one by one.
+        let pieces = [IoSlice::new(b"one"), IoSlice::new(b"two")];
+        let datagrams = Pieces { pieces: &pieces, ends: &[1, 2] };
+        let too_short = 1;
+        let long = vec![7_u8; 600];
+        let many: Vec<IoSlice<'_>> = long.chunks(3).map(IoSlice::new).collect();
+        let ends: Vec<u8> = (1..=many.len()).map(|end| end as u8).collect();
+        assert_eq!(
+            send(place.udp.as_fd(), place.to, too_short, &datagrams, &mut place.offload, &mut place.trouble),
+            None
+        );
+        assert_eq!(place.received(6), [1; 6]);
+        assert!(place.offload.segmented_sends);
+        // More segments than any kernel takes in one call.
+        let all = Pieces { pieces: &many, ends: &ends };
+        assert_eq!(send(place.udp.as_fd(), place.to, 1, &all, &mut place.offload, &mut place.trouble), None);
+        assert_eq!(place.received(many.len()), vec![3; many.len()]);
+        assert!(!place.offload.segmented_sends);
+        assert_eq!(place.offload.refusal, Some(("send datagrams as one", Errno::EINVAL)));
+        place.send(&[10, 10]);
+        assert_eq!(place.received(2), [10, 10]);
+    }
+
+    #[test]
+    fn refused_datagram_does_not_hold_up_the_others() {
+        let mut place = Place::new();
+        place.send(&[1]);
+        place.send(&[65_530]);
+        let elsewhere = "[::1]:9".parse().unwrap();
+        let own = mem::replace(&mut place.to, elsewhere);
+        place.send(&[3]);
+        place.to = own;
+        place.send(&[4]);
+        assert_eq!(place.received(2), [1, 4]);
+        assert_eq!(place.trouble.counts(), (1, 1));
+    }
+
+    #[test]
+    fn full_socket_makes_datagrams_wait_in_order_and_too_many_are_given_up() {
+        let mut place = Place::new();
+        // Something waits already, so nothing may overtake it.
+        assert!(place.parked.push(place.to, 3, &[IoSlice::new(b"one"), IoSlice::new(b"two"), IoSlice::new(b"3")]));
+        place.send(&[5, 5]);
+        let udp = place.udp.as_fd().try_clone_to_owned().unwrap();
+        place.parked.flush(Some(udp.as_fd()), &mut place.offload, &mut place.trouble);
+        assert_eq!(place.received(5), [3, 3, 1, 5, 5]);
+        assert!(place.parked.is_empty() && place.parked.bytes == 0);
+        let large = vec![0; PARKED_BYTES - 1];
+        assert!(place.parked.push(place.to, 1000, &[IoSlice::new(&large)]));
+        place.send(&[2, 2]);
+        assert_eq!(place.trouble.counts(), (0, 2));
+        place.parked.give_up(&mut place.trouble);
+        assert!(place.parked.is_empty());
+        assert_eq!(place.trouble.counts(), (0, 2 + (PARKED_BYTES as u64 - 1).div_ceil(1000)));
+    }
+
+    #[test]
+    fn no_socket_is_counted_and_not_waited_for() {
+        let mut place = Place::new();
+        let mut heads = [0; 64];
+        let mut batch = Batch::new(&mut heads);
+        assert!(batch.push(place.to, b"head", &[]));
+        batch.flush(None, &mut place.offload, &mut place.parked, &mut place.trouble);
+        assert_eq!(place.trouble.counts(), (0, 1));
+        assert!(place.parked.is_empty());
+    }
+}
