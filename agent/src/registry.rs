@@ -325,6 +325,7 @@ fn tunnel_config(record: &Record) -> TunnelConfig {
         local: record.spec.local,
         mtu_bytes: record.spec.mtu_bytes,
         epoch: record.epoch_floor,
+        shortcut: false,
         peers: peers.collect(),
     }
 }

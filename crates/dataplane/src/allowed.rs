@@ -3,7 +3,7 @@ use prefix_trie::PrefixMap;
 use std::net::IpAddr;
 
 /// Which holder an inner address belongs to: the one with the longest prefix that contains it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct AllowedIps<T> {
     v4: PrefixMap<Ipv4Network, T>,
     v6: PrefixMap<Ipv6Network, T>,

@@ -5,6 +5,7 @@ use crate::{
     batch::Parked,
     io::{Inbox, Shell, Trouble, TunReader, Ways, is_dead},
     offload::Offload,
+    shortcut::{Exchange, Shortcuts},
 };
 use nix::{
     errno::Errno,
@@ -16,6 +17,7 @@ use nix::{
 use std::{
     collections::BTreeSet,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
     time::Instant,
 };
 
@@ -53,6 +55,7 @@ pub(crate) struct Attached {
     tun: Option<OwnedFd>,
     udp: Option<OwnedFd>,
     offload: Offload,
+    shortcuts: Option<Shortcuts>,
     /// What did not fit into the socket's buffer. Meanwhile the TUN is not read.
     parked: Parked,
     /// What epoll was told last.
@@ -63,10 +66,30 @@ pub(crate) struct Attached {
 }
 
 impl Attached {
-    pub(crate) fn new(id: TunnelId, core: Core, tun: OwnedFd, udp: OwnedFd, offload: Offload) -> Self {
+    pub(crate) fn new(
+        id: TunnelId,
+        core: Core,
+        tun: OwnedFd,
+        udp: OwnedFd,
+        offload: Offload,
+        exchange: &Arc<Exchange>,
+    ) -> Self {
+        let shortcuts = core.allows_shortcuts().then(|| Shortcuts::new(Arc::clone(exchange)));
         let (tun, udp) = (Some(tun), Some(udp));
         let parked = Parked::default();
-        Self { id, core, tun, udp, offload, parked, waits_for_room: false, strikes: 0, timer: None, last_trouble: None }
+        Self {
+            id,
+            core,
+            tun,
+            udp,
+            offload,
+            shortcuts,
+            parked,
+            waits_for_room: false,
+            strikes: 0,
+            timer: None,
+            last_trouble: None,
+        }
     }
 
     pub(crate) fn serve_tun(&mut self, events: EpollFlags, epoll: &Epoll, buffers: &mut Buffers) {
@@ -171,7 +194,8 @@ impl Attached {
     fn open<'p>(&'p mut self, heads: &'p mut [u8]) -> Option<(BorrowedFd<'p>, &'p mut Core, Shell<'p>)> {
         let tun = self.tun.as_ref()?.as_fd();
         let udp = self.udp.as_ref().map(AsFd::as_fd);
-        let ways = Ways { tun, udp, offload: &mut self.offload, parked: &mut self.parked };
+        let shortcuts = self.shortcuts.as_mut();
+        let ways = Ways { tun, udp, offload: &mut self.offload, parked: &mut self.parked, shortcuts };
         Some((tun, &mut self.core, Shell::new(ways, heads)))
     }
 
@@ -182,8 +206,19 @@ impl Attached {
         }
         trouble.count_in(&mut self.core);
         self.last_trouble = trouble.last.or(self.last_trouble);
+        self.renew_shortcuts();
         if let Some(errno) = trouble.tun_gone {
             self.break_down(epoll, "write to the TUN device", errno);
+        }
+    }
+
+    fn renew_shortcuts(&mut self) {
+        let (Some(shortcuts), Some(tun)) = (&mut self.shortcuts, &self.tun) else { return };
+        let changes = self.core.changes();
+        if shortcuts.are_stale(changes) {
+            let (established, sources) = self.core.established();
+            let received = shortcuts.renew(changes, tun.as_fd(), sources, &established);
+            self.core.count_received(&received, Instant::now());
         }
     }
 
@@ -218,6 +253,10 @@ impl Attached {
 
     pub(crate) fn close(&mut self, epoll: &Epoll) {
         self.close_udp(epoll);
+        if let Some(shortcuts) = &mut self.shortcuts {
+            let received = shortcuts.close();
+            self.core.count_received(&received, Instant::now());
+        }
         if let Some(tun) = self.tun.take() {
             // Somebody may hold a duplicate, so closing alone would not end the watch.
             let _ = epoll.delete(tun);
@@ -290,13 +329,25 @@ impl Attached {
         self.timer = wanted;
     }
 
-    pub(crate) fn stats(&self, now: Instant) -> TunnelStats {
+    /// Whether it has both descriptors.
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.tun.is_some() && self.udp.is_some()
+    }
+
+    pub(crate) fn stats(&mut self, now: Instant) -> TunnelStats {
+        let mut by_shortcut = Vec::new();
+        if let Some(shortcuts) = &self.shortcuts {
+            self.core.count_received(&shortcuts.received(), now);
+            by_shortcut.extend(shortcuts.peers());
+        }
+        let mut stats = self.core.stats(now);
+        stats.peers.iter_mut().for_each(|peer| peer.shortcut = by_shortcut.contains(&peer.id));
         TunnelStats {
             tun_attached: self.tun.is_some(),
             udp_attached: self.udp.is_some(),
             last_error: self.last_error(),
             offload: self.offload.clone(),
-            ..self.core.stats(now)
+            ..stats
         }
     }
 
@@ -322,9 +373,10 @@ mod tests {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (tun, pod) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_NONBLOCK).unwrap();
         let local = udp.local_addr().unwrap();
-        let config = TunnelConfig { local, mtu_bytes: 1456, epoch: 1, peers: vec![] };
+        let config = TunnelConfig { local, mtu_bytes: 1456, epoch: 1, shortcut: false, peers: vec![] };
         let core = Core::new(config, Instant::now(), [0; 32]).unwrap();
-        let attached = Attached::new(TunnelId::from_key(0).0, core, tun, udp.into(), Offload::default());
+        let attached =
+            Attached::new(TunnelId::from_key(0).0, core, tun, udp.into(), Offload::default(), &Arc::default());
         attached.watch(epoll).unwrap();
         (attached, pod)
     }
@@ -397,7 +449,7 @@ mod tests {
         let (mut attached, _pod) = attached(&epoll);
         let mut buffers = Buffers::new();
         for _ in 0..SOCKET_STRIKES {
-            assert!(attached.udp.is_some());
+            assert!(attached.is_whole());
             attached.serve_udp(EpollFlags::EPOLLERR, &epoll, &mut buffers);
         }
         let stats = attached.stats(Instant::now());

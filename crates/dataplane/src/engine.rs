@@ -1,6 +1,7 @@
 use crate::{
     Core, Error, Offload, PeerConfig, PeerId, Result, TunnelConfig, TunnelStats,
     offload::merge_receives,
+    shortcut::Exchange,
     worker::{Command, Worker},
 };
 use nix::{
@@ -81,7 +82,9 @@ impl Engine {
     /// # Errors
     /// Threads or descriptors are not to be had, or `confine` fails.
     pub fn start_confined(workers: usize, confine: fn() -> std::io::Result<()>) -> Result<Self> {
-        let workers = (0..workers.max(1)).map(|number| Handle::start(number, confine)).collect::<Result<_>>()?;
+        let exchange = Arc::default();
+        let start = |number| Handle::start(number, confine, Arc::clone(&exchange));
+        let workers = (0..workers.max(1)).map(start).collect::<Result<_>>()?;
         let state = State { workers, tunnels: HashMap::new(), next_id: 0 };
         Ok(Self(Arc::new(Shared(Mutex::new(state)))))
     }
@@ -256,7 +259,7 @@ fn confined(confine: fn() -> std::io::Result<()>) -> Result<()> {
 }
 
 impl Handle {
-    fn start(number: usize, confine: fn() -> std::io::Result<()>) -> Result<Self> {
+    fn start(number: usize, confine: fn() -> std::io::Result<()>, exchange: Arc<Exchange>) -> Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake =
             EventFd::from_flags(flags).map_err(|errno| Error::Os { action: "create an event descriptor", errno })?;
@@ -268,7 +271,7 @@ impl Handle {
             .spawn({
                 let wake = Arc::clone(&wake);
                 // The batch headers hold pointers, so the worker is made where it lives.
-                move || match Worker::new(wake, queue).and_then(|worker| confined(confine).map(|()| worker)) {
+                move || match Worker::new(wake, queue, exchange).and_then(|worker| confined(confine).map(|()| worker)) {
                     Ok(worker) => {
                         let _ = ready.send(Ok(()));
                         worker.run();

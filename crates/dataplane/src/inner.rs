@@ -78,6 +78,11 @@ impl Transport {
         (payload <= packet.len()).then_some(Self { protocol, start, payload })
     }
 
+    /// Where the checksum begins to cover the packet, and where it is from there, in bytes.
+    pub(crate) const fn checksum_place(&self) -> (u16, u16) {
+        (self.start as u16, self.checksum_offset() as u16)
+    }
+
     /// Where its checksum is, from its beginning, in bytes.
     pub(crate) const fn checksum_offset(&self) -> usize {
         if self.protocol == TCP { 16 } else { 6 }

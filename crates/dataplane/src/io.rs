@@ -1,10 +1,11 @@
 //! The thin shell over the descriptors: what is read from them and how, what the kernel's refusals mean.
 
 use crate::{
-    Checksum, Core, DropReason, FromTun, Sink,
+    Checksum, Core, DropReason, FromTun, ShortcutPacket, Sink,
     batch::{Batch, Parked},
     merge::Merger,
     offload::Offload,
+    shortcut::Shortcuts,
     vnet::Vnet,
     wire::{HEADER_BYTES, VNET_HEADER_BYTES},
 };
@@ -103,6 +104,7 @@ pub(crate) struct Trouble {
     too_big: u64,
     send_failed: u64,
     tun_write_failed: u64,
+    source_not_allowed: u64,
     /// The last refusal: what was attempted, and the kernel's answer.
     pub(crate) last: Option<(&'static str, Errno)>,
     /// The TUN device is gone.
@@ -114,6 +116,7 @@ impl Trouble {
         let counter = match reason {
             DropReason::TooBig => &mut self.too_big,
             DropReason::TunWriteFailed => &mut self.tun_write_failed,
+            DropReason::SourceNotAllowed => &mut self.source_not_allowed,
             _ => &mut self.send_failed,
         };
         *counter = counter.saturating_add(packets);
@@ -130,6 +133,7 @@ impl Trouble {
         core.count(DropReason::TooBig, self.too_big);
         core.count(DropReason::SendFailed, self.send_failed);
         core.count(DropReason::TunWriteFailed, self.tun_write_failed);
+        core.count(DropReason::SourceNotAllowed, self.source_not_allowed);
     }
 }
 
@@ -139,6 +143,7 @@ pub(crate) struct Ways<'p> {
     pub(crate) udp: Option<BorrowedFd<'p>>,
     pub(crate) offload: &'p mut Offload,
     pub(crate) parked: &'p mut Parked,
+    pub(crate) shortcuts: Option<&'p mut Shortcuts>,
 }
 
 /// The core's way out: what belongs together is collected, and leaves together.
@@ -218,6 +223,11 @@ impl<'p> Sink<'p> for Shell<'p> {
             // Nothing is there now, so it is taken.
             let _ = self.merger.push(packet, checksum);
         }
+    }
+
+    fn shortcut(&mut self, packet: &mut [u8], about: &ShortcutPacket) -> bool {
+        let Some(shortcuts) = &mut self.ways.shortcuts else { return false };
+        shortcuts.pass(packet, about, &mut self.trouble)
     }
 }
 

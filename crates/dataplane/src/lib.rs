@@ -22,6 +22,7 @@ mod peers;
 mod random;
 mod segment;
 mod session;
+mod shortcut;
 mod stats;
 mod tunnel;
 mod vnet;
@@ -34,7 +35,7 @@ pub use {
     offload::Offload,
     segment::Checksum,
     stats::{DropReason, PeerStats, TunnelStats},
-    tunnel::{Core, FromTun, PeerConfig, PeerId, Sink, TunnelConfig},
+    tunnel::{Core, FromTun, PeerConfig, PeerId, ShortcutPacket, Sink, TunnelConfig},
     vnet::{Gso, GsoKind, Vnet},
 };
 

@@ -7,7 +7,7 @@ use crate::{
     inner::{TCP, Transport, folded, pseudo_header, write_ipv4_checksum},
     segment::{Checksum, LONGEST_HEADERS_BYTES, put},
     vnet::{Gso, GsoKind, Vnet},
-    wire::{HEADER_BYTES, VNET_HEADER_BYTES},
+    wire::HEADER_BYTES,
 };
 use std::{array, io::IoSlice, mem};
 
@@ -158,7 +158,7 @@ impl<'p> Merger<'p> {
             let payload = HEADER_BYTES.saturating_add(flow.transport.payload);
             let mut rest = rest.iter();
             let slices: [_; MOST_PACKETS] = array::from_fn(|number| match number {
-                0 => IoSlice::new(with_vnet_header(first)),
+                0 => IoSlice::new(Vnet::with(first)),
                 _ => IoSlice::new(rest.next().and_then(|packet| packet.get(payload..)).unwrap_or_default()),
             });
             match write(slices.get(..count).unwrap_or_default()) {
@@ -170,11 +170,11 @@ impl<'p> Merger<'p> {
         }
         for packet in packets {
             let place = match self.checksum {
-                Checksum::Partial => Transport::of(inner(packet)).map(|transport| place_of(&transport)),
+                Checksum::Partial => Transport::of(inner(packet)).map(|transport| transport.checksum_place()),
                 Checksum::Complete => None,
             };
-            write_vnet(packet, &Vnet { checksum: place, segments: None });
-            if let Err(error) = write(&[IoSlice::new(with_vnet_header(packet))]) {
+            Vnet { checksum: place, segments: None }.write_before(packet);
+            if let Err(error) = write(&[IoSlice::new(Vnet::with(packet))]) {
                 flushed.refused = Some(error);
                 flushed.lost = flushed.lost.saturating_add(1);
             }
@@ -223,27 +223,13 @@ impl Flow {
             _ => GsoKind::Udp,
         };
         let gso = Gso { kind, header_bytes: payload as u16, segment_bytes: self.segment_bytes as u16 };
-        write_vnet(first, &Vnet { checksum: Some(place_of(&self.transport)), segments: Some(gso) });
+        Vnet { checksum: Some(self.transport.checksum_place()), segments: Some(gso) }.write_before(first);
     }
 }
 
 /// The packet without the room before it.
 fn inner(packet: &[u8]) -> &[u8] {
     packet.get(HEADER_BYTES..).unwrap_or_default()
-}
-
-/// The packet with the virtio-net header at the end of the room before it.
-fn with_vnet_header(packet: &[u8]) -> &[u8] {
-    packet.get(HEADER_BYTES.saturating_sub(VNET_HEADER_BYTES)..).unwrap_or_default()
-}
-
-fn write_vnet(packet: &mut [u8], header: &Vnet) {
-    put(packet, HEADER_BYTES.saturating_sub(VNET_HEADER_BYTES), &header.encode());
-}
-
-/// Where the checksum begins to cover the packet, and where it is from there.
-const fn place_of(transport: &Transport) -> (u16, u16) {
-    (transport.start as u16, transport.checksum_offset() as u16)
 }
 
 fn sequence(packet: &[u8], transport: &Transport) -> Option<u32> {

@@ -86,8 +86,12 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     pub(crate) fn count(&mut self, bytes: usize) {
-        self.bytes = self.bytes.wrapping_add(bytes as u64);
-        self.packets = self.packets.wrapping_add(1);
+        self.add(bytes as u64, 1);
+    }
+
+    pub(crate) fn add(&mut self, bytes: u64, packets: u64) {
+        self.bytes = self.bytes.wrapping_add(bytes);
+        self.packets = self.packets.wrapping_add(packets);
     }
 }
 
@@ -195,6 +199,7 @@ impl Peer {
             tx_packets: self.tx.packets,
             last_rx_age: age(self.last_rx),
             last_tx_age: age(self.last_tx),
+            shortcut: false,
         }
     }
 }

@@ -154,6 +154,15 @@ impl Peers {
         self.by_id.values().filter_map(|slot| self.slots.get(slot.0)?.as_ref())
     }
 
+    /// With where they are kept.
+    pub(crate) fn in_slots(&self) -> impl Iterator<Item = (Slot, &Peer)> {
+        (0..).map(Slot).zip(&self.slots).filter_map(|(slot, peer)| Some((slot, peer.as_ref()?)))
+    }
+
+    pub(crate) const fn allowed(&self) -> &AllowedIps<Slot> {
+        &self.allowed
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
         self.slots.iter_mut().flatten()
     }

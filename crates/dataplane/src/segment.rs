@@ -41,12 +41,14 @@ pub(crate) fn settle_checksum(packet: &mut [u8], header: &Vnet) -> Result<Checks
     }
 }
 
-/// Completes the checksum of a packet that is one, where that is left to be done.
-pub(crate) fn complete(packet: &mut [u8], checksum: Checksum) {
+/// A copy of a packet that is one, with its checksum complete.
+pub(crate) fn completed(packet: &[u8], checksum: Checksum) -> Box<[u8]> {
+    let mut packet = Box::from(packet);
     if checksum == Checksum::Partial {
         // It was found to be possible when it was called partial.
-        let _ = complete_checksum(packet);
+        let _ = complete_checksum(&mut packet);
     }
+    packet
 }
 
 /// A packet that stands for several.
@@ -114,6 +116,21 @@ impl Several {
     /// Length of the headers that every packet begins with, bytes.
     pub(crate) const fn header_bytes(&self) -> usize {
         self.transport.payload
+    }
+
+    /// How many packets it stands for.
+    pub(crate) const fn count(&self) -> usize {
+        self.payload_bytes.div_ceil(self.segment_bytes)
+    }
+
+    /// Length of all packets, bytes.
+    pub(crate) const fn total_bytes(&self) -> usize {
+        self.count().saturating_mul(self.header_bytes()).saturating_add(self.payload_bytes)
+    }
+
+    /// Where the checksum begins to cover each packet, and where it is from there.
+    pub(crate) const fn checksum_place(&self) -> (u16, u16) {
+        self.transport.checksum_place()
     }
 
     pub(crate) fn segments(self) -> impl Iterator<Item = Segment> {

@@ -45,6 +45,8 @@ pub struct PeerStats {
     pub last_rx_age: Option<Duration>,
     /// Time since something was last sent to the peer.
     pub last_tx_age: Option<Duration>,
+    /// Whether packets to it go straight to its TUN.
+    pub shortcut: bool,
 }
 
 macro_rules! drop_reasons {

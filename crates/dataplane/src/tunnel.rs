@@ -1,12 +1,14 @@
 use crate::{
     DropReason, Result, TunnelStats,
+    allowed::AllowedIps,
     handshake::CookieMaker,
     inner,
     peer::Peer,
     peers::{Peers, Slot},
     random::Random,
-    segment::{Checksum, Several, complete, settle_checksum},
+    segment::{Checksum, Several, completed, settle_checksum},
     session::{begin_hello, send_data, send_hello, send_keepalive_if_idle, send_several},
+    shortcut::{Established, Session},
     stats::Drops,
     vnet::Vnet,
     wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type, ZERO_CHECKSUM_BYTES},
@@ -14,7 +16,7 @@ use crate::{
 use ipnetwork::IpNetwork;
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -53,6 +55,8 @@ pub struct TunnelConfig {
     pub mtu_bytes: u16,
     /// This incarnation. The caller gives every incarnation of the tunnel a higher one.
     pub epoch: u64,
+    /// Packets may go straight to the TUN of a peer that the same engine carries, if that tunnel allows it too.
+    pub shortcut: bool,
     /// The peers at the start; more may come and go.
     pub peers: Vec<PeerConfig>,
 }
@@ -63,6 +67,27 @@ pub trait Sink<'p> {
     fn network(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]);
     /// One IP packet for the TUN, behind [`HEADER_BYTES`] bytes that nobody needs any more.
     fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum);
+    /// A packet from the TUN, behind [`HEADER_BYTES`] bytes of room, for a peer whose TUN may be within reach. False: it has to take
+    /// the network.
+    fn shortcut(&mut self, packet: &mut [u8], about: &ShortcutPacket) -> bool {
+        let _ = (packet, about);
+        false
+    }
+}
+
+/// What is known of a packet that may take a shortcut.
+#[derive(Debug, Clone, Copy)]
+pub struct ShortcutPacket {
+    /// Who is to get it.
+    pub peer: PeerId,
+    /// Its inner source address.
+    pub source: IpAddr,
+    /// What the TUN is to be told of it.
+    pub header: Vnet,
+    /// Inner bytes that it stands for.
+    pub bytes: u64,
+    /// Packets that it stands for.
+    pub packets: u64,
 }
 
 /// A packet from the TUN, or one that stands for several.
@@ -83,6 +108,9 @@ pub struct Core {
     pub(crate) cookies: CookieMaker,
     pub(crate) drops: Drops,
     pub(crate) start: Instant,
+    shortcut: bool,
+    /// Counts what may concern sessions.
+    changes: u64,
     unknown_budget: Budget,
     wake: Option<Instant>,
 }
@@ -104,6 +132,8 @@ impl Core {
             cookies: CookieMaker::new(cookie_key, now),
             drops: Drops::default(),
             start: now,
+            shortcut: config.shortcut,
+            changes: 0,
             unknown_budget: Budget::new(now),
             wake: None,
         };
@@ -131,22 +161,40 @@ impl Core {
         let slot = self.peers.towards(addresses.destination).ok_or(DropReason::NoPeer)?;
         let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
         let is_usable = peer.usable_session().is_some();
+        let packet = datagram.get_mut(HEADER_BYTES..).unwrap_or_default();
+        let checksum = match &several {
+            Some(several) => several.checksum,
+            None => settle_checksum(packet, &header)?,
+        };
+        if !is_usable {
+            let packets = match several {
+                Some(several) => several.packets(packet),
+                None => vec![completed(packet, checksum)],
+            };
+            self.wait(slot, &packets, now);
+            return Ok(());
+        }
+        if self.shortcut {
+            let place = (checksum == Checksum::Partial).then_some(header.checksum).flatten();
+            let about = ShortcutPacket {
+                peer: peer.config.id,
+                source: addresses.source,
+                header: Vnet { checksum: several.map_or(place, |several| Some(several.checksum_place())), ..header },
+                bytes: several.map_or(packet.len(), |several| several.total_bytes()) as u64,
+                packets: several.map_or(1, |several| several.count()) as u64,
+            };
+            if out.shortcut(datagram, &about) {
+                peer.tx.add(about.bytes, about.packets);
+                peer.last_tx = Some(now);
+                return Ok(());
+            }
+        }
         match several {
-            Some(several) if is_usable => {
+            Some(several) => {
                 let packet = datagram.get(HEADER_BYTES..).unwrap_or_default();
                 send_several(peer, &several, packet, self.start, now, out);
             }
-            Some(several) => self.wait(slot, &several.packets(packet), now),
-            None => {
-                let packet = datagram.get_mut(HEADER_BYTES..).unwrap_or_default();
-                let checksum = settle_checksum(packet, &header)?;
-                if is_usable {
-                    send_data(peer, datagram, checksum, self.start, now, out);
-                } else {
-                    complete(packet, checksum);
-                    self.wait(slot, &[Box::from(&*packet)], now);
-                }
-            }
+            None => send_data(peer, datagram, checksum, self.start, now, out),
         }
         Ok(())
     }
@@ -246,12 +294,43 @@ impl Core {
         }
     }
 
+    pub(crate) const fn allows_shortcuts(&self) -> bool {
+        self.shortcut
+    }
+
+    /// Counts everything that may concern sessions.
+    pub(crate) const fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The sessions that packets leave in.
+    pub(crate) fn established(&self) -> (Vec<Established>, &AllowedIps<Slot>) {
+        let established = self.peers.in_slots().filter_map(|(slot, peer)| {
+            let session = peer.usable_session()?;
+            let session = Session { ours: (peer.index, self.epoch), theirs: (session.index, session.epoch) };
+            Some(Established { peer: peer.config.id, slot, session })
+        });
+        (established.collect(), self.peers.allowed())
+    }
+
+    /// Counts what a peer's packets were that came by a shortcut.
+    pub(crate) fn count_received(&mut self, received: &[(PeerId, u64, u64)], now: Instant) {
+        for (id, bytes, packets) in received {
+            if let Some(peer) = self.peers.iter_mut().find(|peer| peer.config.id == *id) {
+                peer.rx.add(*bytes, *packets);
+                peer.last_rx = Some(now);
+            }
+        }
+    }
+
     /// Counts packets that the shell had to drop.
     pub fn count(&mut self, reason: DropReason, packets: u64) {
         self.drops.add(reason, packets);
     }
 
+    /// After whatever may concern sessions.
     pub(crate) fn rearm(&mut self) {
+        self.changes = self.changes.wrapping_add(1);
         self.wake = self.peers.iter().filter_map(Peer::next_wake).min();
     }
 

@@ -1,7 +1,13 @@
 //! The header before every packet on the TUN: `struct virtio_net_hdr_mrg_rxbuf` (include/uapi/linux/virtio_net.h), in the
 //! machine's byte order as `TUNSETVNETLE` was never asked for. Its last field, the number of buffers, has no use on a TUN.
 
-use crate::wire::VNET_HEADER_BYTES;
+use crate::{
+    segment::put,
+    wire::{HEADER_BYTES, VNET_HEADER_BYTES},
+};
+
+/// Where the header is within the room before a packet.
+const AT: usize = HEADER_BYTES - VNET_HEADER_BYTES;
 
 /// The checksum field covers the pseudo header only: `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
 const NEEDS_CHECKSUM: u8 = 1;
@@ -82,6 +88,16 @@ impl Vnet {
         let [c0, c1] = start.to_ne_bytes();
         let [o0, o1] = offset.to_ne_bytes();
         [flags, kind, h0, h1, s0, s1, c0, c1, o0, o1, 0, 0]
+    }
+
+    /// Writes the header at the end of the [`HEADER_BYTES`] of room before a packet.
+    pub(crate) fn write_before(&self, packet: &mut [u8]) {
+        put(packet, AT, &self.encode());
+    }
+
+    /// The packet with the header that [`write_before`](Self::write_before) wrote.
+    pub(crate) fn with(packet: &[u8]) -> &[u8] {
+        packet.get(AT..).unwrap_or_default()
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     Core, Error, Offload, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
     attached::{Attached, Buffers},
+    shortcut::Exchange,
 };
 use nix::{
     errno::Errno,
@@ -45,18 +46,27 @@ pub(crate) struct Worker {
     tunnels: HashMap<TunnelId, Attached>,
     timers: BTreeSet<(Instant, TunnelId)>,
     buffers: Buffers,
+    exchange: Arc<Exchange>,
 }
 
 impl Worker {
     /// # Errors
     /// No descriptor for epoll is to be had.
-    pub(crate) fn new(wake: Arc<EventFd>, commands: Receiver<Command>) -> Result<Self> {
+    pub(crate) fn new(wake: Arc<EventFd>, commands: Receiver<Command>, exchange: Arc<Exchange>) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|errno| Error::Os { action: "create an epoll descriptor", errno })?;
         epoll
             .add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, COMMANDS))
             .map_err(|errno| Error::Os { action: "watch the command queue", errno })?;
-        Ok(Self { epoll, wake, commands, tunnels: HashMap::new(), timers: BTreeSet::new(), buffers: Buffers::new() })
+        Ok(Self {
+            epoll,
+            wake,
+            commands,
+            tunnels: HashMap::new(),
+            timers: BTreeSet::new(),
+            buffers: Buffers::new(),
+            exchange,
+        })
     }
 
     /// Runs until the other end of the command queue is gone. Aborts the process when it cannot wait for packets.
@@ -136,7 +146,7 @@ impl Worker {
         let now = Instant::now();
         match command {
             Command::Add { id, core, tun, udp, offload, reply } => {
-                let _ = reply.send(self.add(Attached::new(id, *core, tun, udp, *offload)));
+                let _ = reply.send(self.add(Attached::new(id, *core, tun, udp, *offload, &self.exchange)));
             }
             Command::Remove { id, reply } => {
                 let _ = reply.send(self.remove(id));
@@ -145,11 +155,7 @@ impl Worker {
                 let _ = reply.send(self.tunnel(id).map(|tunnel| tunnel.stats(now)));
             }
             Command::Broken { reply } => {
-                let whole = |tunnel: &Attached| {
-                    let stats = tunnel.stats(now);
-                    stats.tun_attached && stats.udp_attached
-                };
-                let broken = self.tunnels.iter().filter(|(_, tunnel)| !whole(tunnel)).map(|(id, _)| *id);
+                let broken = self.tunnels.iter().filter(|(_, tunnel)| !tunnel.is_whole()).map(|(id, _)| *id);
                 let _ = reply.send(Ok(broken.collect()));
             }
             Command::AddPeer { id, peer, reply } => {

@@ -34,7 +34,7 @@ fn core(local: ([u8; 4], u16), remote: ([u8; 4], u16), theirs: &str, now: Instan
         allowed_ips: vec![theirs.parse().unwrap()],
         keepalive: Some(Duration::from_secs(1)),
     };
-    let config = TunnelConfig { local: local.into(), mtu_bytes: 1456, epoch: 9, peers: vec![peer] };
+    let config = TunnelConfig { local: local.into(), mtu_bytes: 1456, epoch: 9, shortcut: false, peers: vec![peer] };
     Core::new(config, now, [local.0[3]; 32]).unwrap()
 }
 

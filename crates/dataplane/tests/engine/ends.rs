@@ -33,7 +33,7 @@ pub fn tun() -> (OwnedFd, OwnedFd) {
 }
 
 pub fn config(own: usize, local: SocketAddr, remote: SocketAddr) -> TunnelConfig {
-    TunnelConfig { local, mtu_bytes: 1456, epoch: 1, peers: vec![peer(remote, 1 - own)] }
+    TunnelConfig { local, mtu_bytes: 1456, epoch: 1, shortcut: false, peers: vec![peer(remote, 1 - own)] }
 }
 
 pub fn peer(endpoint: SocketAddr, number: usize) -> PeerConfig {

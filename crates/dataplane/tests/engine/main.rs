@@ -10,6 +10,7 @@
 )]
 
 mod ends;
+mod shortcut;
 
 use adit_dataplane::{Engine, Error, PeerId, Vnet, wire};
 use ends::{DEADLINE, config, message, passes, peer, read, socket, tun, tunnel, wait_for, write};

@@ -94,7 +94,7 @@ pub fn peer(id: u32, endpoint: &str, allowed_ips: &[&str]) -> PeerConfig {
 }
 
 pub fn tunnel(local: &str, epoch: u64, peers: &[PeerConfig]) -> TunnelConfig {
-    TunnelConfig { local: local.parse().unwrap(), mtu_bytes: 1456, epoch, peers: peers.to_vec() }
+    TunnelConfig { local: local.parse().unwrap(), mtu_bytes: 1456, epoch, shortcut: false, peers: peers.to_vec() }
 }
 
 impl World {
