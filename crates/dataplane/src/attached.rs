@@ -16,6 +16,7 @@ use nix::{
 };
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Instant,
@@ -92,9 +93,10 @@ impl Attached {
         }
     }
 
-    pub(crate) fn serve_tun(&mut self, events: EpollFlags, epoll: &Epoll, buffers: &mut Buffers) {
+    /// The TUN has something to say. Returns how much was taken, as [`TURN_BYTES`] counts it.
+    pub(crate) fn serve_tun(&mut self, events: EpollFlags, epoll: &Epoll, buffers: &mut Buffers) -> usize {
         let readable = events.contains(EpollFlags::EPOLLIN) && self.parked.is_empty();
-        let end = if readable { self.take_from_tun(epoll, buffers) } else { None };
+        let (left, end) = if readable { self.take_from_tun(epoll, buffers) } else { (TURN_BYTES, None) };
         let hung_up = events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
         match end {
             Some(Errno::EAGAIN) if hung_up => self.break_down(epoll, "watch the TUN device", Errno::EBADFD),
@@ -104,10 +106,11 @@ impl Attached {
             None if hung_up && !readable => self.break_down(epoll, "watch the TUN device", Errno::EBADFD),
             None => {}
         }
+        TURN_BYTES.saturating_sub(left)
     }
 
-    /// One turn. Returns what the TUN said instead of handing over a packet.
-    fn take_from_tun(&mut self, epoll: &Epoll, buffers: &mut Buffers) -> Option<Errno> {
+    /// One turn. Returns what is left of it, and what the TUN said instead of handing over a packet.
+    fn take_from_tun(&mut self, epoll: &Epoll, buffers: &mut Buffers) -> (usize, Option<Errno>) {
         let now = Instant::now();
         let (mut left, mut end) = (TURN_BYTES, None);
         while left > 0 && end.is_none() && self.parked.is_empty() {
@@ -131,50 +134,63 @@ impl Attached {
             let trouble = shell.finish();
             self.settle(&trouble, epoll);
         }
-        end
+        (left, end)
     }
 
-    pub(crate) fn serve_udp(&mut self, events: EpollFlags, epoll: &Epoll, buffers: &mut Buffers) {
+    /// The socket has something to say. Returns how much was taken, as [`TURN_BYTES`] counts it.
+    pub(crate) fn serve_udp(&mut self, events: EpollFlags, epoll: &Epoll, buffers: &mut Buffers) -> usize {
         if events.contains(EpollFlags::EPOLLOUT) {
             self.resume(epoll);
         }
         if !events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
-            return;
+            return 0;
         }
         let now = Instant::now();
         let mut left = TURN_BYTES;
         while left > 0 {
-            let Some(udp) = &self.udp else { return };
+            let Some(udp) = &self.udp else { break };
             match buffers.inbox.receive(udp.as_fd()) {
                 Ok((from, segment_bytes, datagrams)) => {
                     self.strikes = 0;
                     left = left.saturating_sub(datagrams.len().saturating_add(PACKET_COST_BYTES));
-                    let (Some(from), Some((_, core, mut shell))) = (from, self.open(&mut buffers.heads)) else {
-                        continue;
-                    };
-                    if datagrams.is_empty() {
-                        core.inbound(from, datagrams, now, &mut shell);
-                    } else {
-                        for datagram in datagrams.chunks_mut(segment_bytes.max(1)) {
-                            core.inbound(from, datagram, now, &mut shell);
-                        }
-                    }
-                    let trouble = shell.finish();
-                    self.settle(&trouble, epoll);
+                    self.take_from_network(from, segment_bytes, datagrams, now, epoll, &mut buffers.heads);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
                     if events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
                         self.strike(epoll, None);
                     }
-                    return;
+                    break;
                 }
                 Err(errno) => {
                     self.core.count(DropReason::ReceiveFailed, 1);
-                    return self.strike(epoll, Some(errno));
+                    self.strike(epoll, Some(errno));
+                    break;
                 }
             }
         }
+        TURN_BYTES.saturating_sub(left)
+    }
+
+    /// One receive: a datagram, or several of one length but for the last.
+    fn take_from_network(
+        &mut self,
+        from: Option<SocketAddr>,
+        segment_bytes: usize,
+        datagrams: &mut [u8],
+        now: Instant,
+        epoll: &Epoll,
+        heads: &mut [u8],
+    ) {
+        let (Some(from), Some((_, core, mut shell))) = (from, self.open(heads)) else { return };
+        if datagrams.is_empty() {
+            core.count(DropReason::Runt, 1);
+        }
+        for datagram in datagrams.chunks_mut(segment_bytes.max(1)) {
+            core.inbound(from, datagram, now, &mut shell);
+        }
+        let trouble = shell.finish();
+        self.settle(&trouble, epoll);
     }
 
     /// Lets the core act outside of a packet's turn.

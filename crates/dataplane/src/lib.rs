@@ -17,8 +17,10 @@ mod io;
 mod merge;
 #[expect(unsafe_code, reason = "a TUN's offloads are switched by an ioctl only")]
 mod offload;
+mod outbound;
 mod peer;
 mod peers;
+mod poll;
 mod random;
 mod segment;
 mod session;
@@ -33,9 +35,10 @@ pub use {
     engine::{Engine, TunnelId},
     error::Error,
     offload::Offload,
+    outbound::{FromTun, ShortcutPacket},
     segment::Checksum,
     stats::{DropReason, PeerStats, TunnelStats},
-    tunnel::{Core, FromTun, PeerConfig, PeerId, ShortcutPacket, Sink, TunnelConfig},
+    tunnel::{Core, PeerConfig, PeerId, Sink, TunnelConfig},
     vnet::{Gso, GsoKind, Vnet},
 };
 

@@ -3,6 +3,7 @@
 use crate::{
     Core, Error, Offload, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
     attached::{Attached, Buffers},
+    poll::Polling,
     shortcut::Exchange,
 };
 use nix::{
@@ -20,6 +21,7 @@ use std::{
         Arc,
         mpsc::{Receiver, Sender, TryRecvError},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -47,6 +49,7 @@ pub(crate) struct Worker {
     timers: BTreeSet<(Instant, TunnelId)>,
     buffers: Buffers,
     exchange: Arc<Exchange>,
+    polling: Polling,
 }
 
 impl Worker {
@@ -66,14 +69,16 @@ impl Worker {
             timers: BTreeSet::new(),
             buffers: Buffers::new(),
             exchange,
+            polling: Polling::default(),
         })
     }
 
     /// Runs until the other end of the command queue is gone. Aborts the process when it cannot wait for packets.
     pub(crate) fn run(mut self) {
         let mut events = [EpollEvent::empty(); EVENTS];
+        let mut work_bytes = 0;
         loop {
-            let count = match self.epoll.wait(&mut events, self.timeout()) {
+            let count = match self.wait(&mut events, work_bytes) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(errno) => {
@@ -83,11 +88,12 @@ impl Worker {
                 }
             };
             let mut commanded = false;
+            work_bytes = 0;
             for event in events.iter().take(count) {
                 if event.data() == COMMANDS {
                     commanded = true;
                 } else {
-                    self.serve(event.data(), event.events());
+                    work_bytes = work_bytes.saturating_add(self.serve(event.data(), event.events()));
                 }
             }
             self.run_timers(Instant::now());
@@ -97,6 +103,24 @@ impl Worker {
         }
     }
 
+    /// Waits for events, for a moment without sleeping.
+    fn wait(&mut self, events: &mut [EpollEvent], work_bytes: usize) -> nix::Result<usize> {
+        let begin = Instant::now();
+        let moment = self.polling.after(work_bytes);
+        while begin.elapsed() < moment {
+            match self.epoll.wait(events, EpollTimeout::ZERO)? {
+                0 => thread::yield_now(),
+                count => {
+                    self.polling.learn(begin.elapsed());
+                    return Ok(count);
+                }
+            }
+        }
+        let count = self.epoll.wait(events, self.timeout());
+        self.polling.learn(begin.elapsed());
+        count
+    }
+
     fn timeout(&self) -> EpollTimeout {
         let Some((at, _)) = self.timers.first() else { return EpollTimeout::NONE };
         // Rounded up: waking early would mean waking twice.
@@ -104,15 +128,17 @@ impl Worker {
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
     }
 
-    fn serve(&mut self, key: u64, events: EpollFlags) {
+    /// Gives a tunnel its turn. Returns how much it took.
+    fn serve(&mut self, key: u64, events: EpollFlags) -> usize {
         let (id, is_udp) = TunnelId::from_key(key);
-        let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
-        if is_udp {
-            tunnel.serve_udp(events, &self.epoll, &mut self.buffers);
+        let Some(tunnel) = self.tunnels.get_mut(&id) else { return 0 };
+        let work_bytes = if is_udp {
+            tunnel.serve_udp(events, &self.epoll, &mut self.buffers)
         } else {
-            tunnel.serve_tun(events, &self.epoll, &mut self.buffers);
-        }
+            tunnel.serve_tun(events, &self.epoll, &mut self.buffers)
+        };
         tunnel.rearm(&mut self.timers);
+        work_bytes
     }
 
     fn run_timers(&mut self, now: Instant) {

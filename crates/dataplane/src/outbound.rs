@@ -1,0 +1,104 @@
+//! The way out: from the TUN to a peer.
+
+use crate::{
+    Checksum, Core, DropReason, PeerId, Result, Sink, Vnet, inner,
+    peers::Slot,
+    segment::{Several, completed, settle_checksum},
+    session::{send_data, send_several},
+    wire::HEADER_BYTES,
+};
+use std::{net::IpAddr, time::Instant};
+
+/// What is known of a packet that may take a shortcut.
+#[derive(Debug, Clone, Copy)]
+pub struct ShortcutPacket {
+    /// Who is to get it.
+    pub peer: PeerId,
+    /// Its inner source address.
+    pub source: IpAddr,
+    /// What the TUN is to be told of it.
+    pub header: Vnet,
+    /// Inner bytes that it stands for.
+    pub bytes: u64,
+    /// Packets that it stands for.
+    pub packets: u64,
+}
+
+/// A packet from the TUN, or one that stands for several.
+#[derive(Debug)]
+pub struct FromTun<'p> {
+    /// [`HEADER_BYTES`] bytes of room, and the IP packet.
+    pub packet: &'p mut [u8],
+    /// What the kernel says of it.
+    pub header: Vnet,
+}
+
+impl Core {
+    /// What was read from the TUN.
+    pub fn outbound<'p>(&mut self, from_tun: FromTun<'p>, now: Instant, out: &mut impl Sink<'p>) {
+        if let Err(reason) = self.send(from_tun, now, out) {
+            self.drops.count(reason);
+        }
+    }
+
+    fn send<'p>(&mut self, from_tun: FromTun<'p>, now: Instant, out: &mut impl Sink<'p>) -> Result<(), DropReason> {
+        let FromTun { packet: datagram, header } = from_tun;
+        let packet = datagram.get(HEADER_BYTES..).ok_or(DropReason::MalformedInner)?;
+        let addresses = inner::addresses(packet).ok_or(DropReason::MalformedInner)?;
+        let several = header.segments.map(|gso| Several::new(packet, &header, &gso)).transpose()?;
+        if several.map_or(packet.len(), |several| several.longest_bytes()) > usize::from(self.mtu_bytes) {
+            return Err(DropReason::TooBig);
+        }
+        let slot = self.peers.towards(addresses.destination).ok_or(DropReason::NoPeer)?;
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
+        let is_usable = peer.usable_session().is_some();
+        let packet = datagram.get_mut(HEADER_BYTES..).unwrap_or_default();
+        let checksum = match &several {
+            Some(several) => several.checksum,
+            None => settle_checksum(packet, &header)?,
+        };
+        if !is_usable {
+            let packets = match several {
+                Some(several) => several.packets(packet),
+                None => vec![completed(packet, checksum)],
+            };
+            self.wait(slot, &packets, now);
+            return Ok(());
+        }
+        if self.shortcut {
+            let place = (checksum == Checksum::Partial).then_some(header.checksum).flatten();
+            let about = ShortcutPacket {
+                peer: peer.config.id,
+                source: addresses.source,
+                header: Vnet { checksum: several.map_or(place, |several| Some(several.checksum_place())), ..header },
+                bytes: several.map_or(packet.len(), |several| several.total_bytes()) as u64,
+                packets: several.map_or(1, |several| several.count()) as u64,
+            };
+            if out.shortcut(datagram, &about) {
+                peer.tx.add(about.bytes, about.packets);
+                peer.last_tx = Some(now);
+                return Ok(());
+            }
+        }
+        match several {
+            Some(several) => {
+                let packet = datagram.get(HEADER_BYTES..).unwrap_or_default();
+                send_several(peer, &several, packet, self.start, now, out);
+            }
+            None => send_data(peer, datagram, checksum, self.start, now, out),
+        }
+        Ok(())
+    }
+
+    /// Keeps complete packets until there is a session.
+    fn wait(&mut self, slot: Slot, packets: &[Box<[u8]>], now: Instant) {
+        let Some(peer) = self.peers.get_mut(slot) else { return };
+        for packet in packets {
+            self.drops.add(DropReason::QueueFull, peer.waiting.push(packet));
+        }
+        if let Some(hello) = &mut peer.hello {
+            hello.hurry(now);
+            self.wake = self.wake.into_iter().chain([hello.next_at]).min();
+        }
+    }
+}
