@@ -1,8 +1,8 @@
 //! The node agent: it owns the user-space tunnels of a node and survives its own death.
 //!
 //! A plugin hands it a TUN device, an outer socket and a record ([`server`]). From then on the [`registry`] keeps the
-//! tunnel in the data plane. After a restart it opens the same devices again from the records ([`reopen`]). Every
-//! [`registry::PERIOD`] it looks whether the pods still exist, and lets go of those that nobody removed.
+//! tunnel in the data plane. After a restart it opens the same devices again from the records ([`reopen`]). When something
+//! changes ([`watch`]) it looks whether the pods still exist, and lets go of those that nobody removed.
 #![forbid(unsafe_code)]
 
 mod claims;
@@ -13,11 +13,13 @@ pub mod registry;
 mod reopen;
 pub mod server;
 mod status;
+mod watch;
 
 use std::{
     panic::{self, PanicHookInfo},
     path::PathBuf,
     process,
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,7 +28,14 @@ use adit_tunnel::run_dir;
 pub use error::{Error, Result};
 use registry::Registry;
 use server::Server;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
+use watch::Watch;
+
+/// How often the agent looks around without any reason.
+const CALM_PERIOD: Duration = Duration::from_secs(60);
 
 /// How long the agent's end waits for requests and looks that are under way.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -52,8 +61,11 @@ pub fn run(options: &Options) -> Result<()> {
     privilege::raise_descriptor_limit()?;
     let server = Server::claim(&directory)?;
     privilege::reduce()?;
-    let engine = Engine::start_confined(usize::from(options.workers), confine::packet_thread)?;
-    let registry = Registry::new(&directory, engine)?;
+    let breaks = Arc::new(Notify::new());
+    let on_break = Arc::clone(&breaks);
+    let on_break = Arc::new(move || on_break.notify_one());
+    let engine = Engine::start_confined(usize::from(options.workers), confine::packet_thread, on_break)?;
+    let registry = Registry::new(&directory, engine, breaks)?;
     registry.look_around();
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -98,14 +110,23 @@ async fn serve(server: Server, registry: &Registry) -> Result<()> {
     Ok(())
 }
 
-/// Looks around every [`registry::PERIOD`]. A slow look (many namespaces, a scan of `/proc`) keeps nobody waiting.
+/// Looks around when something has changed, and every [`registry::PERIOD`] while not everything is as it should be. A slow look
+/// (many namespaces, a scan of `/proc`) keeps nobody waiting.
 async fn keep_looking(registry: Registry) {
-    let mut period = tokio::time::interval(registry::PERIOD);
-    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut watch = Watch::new().inspect_err(|error| tracing::warn!("cannot watch directories: {error}")).ok();
     loop {
-        period.tick().await;
-        let registry = registry.clone();
+        let looking = registry.clone();
         // Fails only when the runtime ends.
-        let _ = tokio::task::spawn_blocking(move || registry.look_around()).await;
+        let Ok(outlook) = tokio::task::spawn_blocking(move || looking.look_around()).await else { return };
+        let covered = watch.as_mut().map(|watch| watch.covers(outlook.directories.iter().map(PathBuf::as_path)));
+        // What changes from now on is kept until it is waited for. However much there is, one look at a time.
+        tokio::time::sleep(registry::PERIOD).await;
+        if let (Some(watch), Some(true), true) = (&watch, covered, outlook.is_calm) {
+            tokio::select! {
+                () = watch.changed() => {}
+                () = registry.broken() => {}
+                () = tokio::time::sleep(CALM_PERIOD) => {}
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +22,9 @@ use std::{
 };
 
 use adit_dataplane::{Engine, Error as EngineError, PeerConfig, PeerId, TunnelConfig, TunnelId, TunnelStats};
-use adit_tunnel::{AttachmentId, Record, State, Store, protocol::TunnelStatus, record::NetnsRef};
+use adit_tunnel::{AttachmentId, Engine as Runs, Record, State, Store, protocol::TunnelStatus, record::NetnsRef};
+
+use tokio::sync::Notify;
 
 use crate::{
     Error, Result,
@@ -31,11 +33,22 @@ use crate::{
     status::{broken, status},
 };
 
-/// How often the agent looks whether pods and records still exist, and tries again what it could not open.
+/// How often the agent looks whether pods and records still exist, and tries again what it could not open, while it has reason to; and
+/// how long it takes, at most, until it sees a change.
 pub const PERIOD: Duration = Duration::from_secs(2);
 
 /// How old a half-written record must be before nobody can be at work on it any more.
 const LEFTOVER_AGE: Duration = Duration::from_secs(60);
+
+/// What a look found out about the next one.
+#[derive(Debug)]
+pub struct Outlook {
+    /// Every tunnel is as it should be: until something changes in [`directories`](Self::directories), or a tunnel breaks, all of
+    /// this remains true.
+    pub is_calm: bool,
+    /// Where records and namespaces come and go.
+    pub directories: BTreeSet<PathBuf>,
+}
 
 /// A handle of the node's tunnels; clones share them.
 #[derive(Clone)]
@@ -46,6 +59,7 @@ pub struct Registry {
 struct Shared {
     store: Store,
     engine: Engine,
+    engine_breaks: Arc<Notify>,
     claims: Claims,
     tunnels: Mutex<BTreeMap<AttachmentId, Held>>,
     /// What the last look complained about: said once, not every [`PERIOD`].
@@ -70,16 +84,18 @@ enum Holding {
 }
 
 impl Registry {
-    /// The tunnels recorded below `run_dir`; none is opened before [`Self::look_around`].
+    /// The tunnels recorded below `run_dir`; none is opened before [`Self::look_around`]. `engine_breaks` is notified by the engine
+    /// when a tunnel breaks.
     ///
     /// # Errors
     /// The records' directory cannot be made.
-    pub fn new(run_dir: &Path, engine: Engine) -> Result<Self> {
+    pub fn new(run_dir: &Path, engine: Engine, engine_breaks: Arc<Notify>) -> Result<Self> {
         let store = Store::new(run_dir);
         store.prepare()?;
         let shared = Shared {
             store,
             engine,
+            engine_breaks,
             claims: Claims::default(),
             tunnels: Mutex::default(),
             complaints: Mutex::default(),
@@ -154,7 +170,7 @@ impl Registry {
     }
 
     /// Compares the records with the node: opens what is not carried, lets go of what is gone.
-    pub fn look_around(&self) {
+    pub fn look_around(&self) -> Outlook {
         let mut complaints: BTreeSet<String> =
             self.shared.store.sweep(LEFTOVER_AGE).iter().map(ToString::to_string).collect();
         let mut complain = |error: &dyn ToString| {
@@ -174,20 +190,38 @@ impl Registry {
                 self.retire(&attachment, &netns);
             }
         }
-        for Record { attachment, netns, state, .. } in records {
+        let namespaces: Vec<NetnsRef> = records.iter().map(|record| record.netns.clone()).collect();
+        for Record { attachment, netns, state, spec, .. } in records {
             if self.held(&attachment).is_some_and(|held| is_whole(&held.holding, &broken)) {
                 continue;
             }
             if inhabited.is_gone(&netns) {
                 self.retire(&attachment, &netns);
-            } else if state == State::Attached {
+            } else if state == State::Attached && spec.encap.engine() == Runs::Agent {
                 self.open(&attachment, &broken);
             }
         }
         if let Some(error) = inhabited.trouble() {
             complain(&error);
         }
+        let outlook = self.outlook(&namespaces, complaints.is_empty());
         self.report(complaints);
+        outlook
+    }
+
+    fn outlook(&self, namespaces: &[NetnsRef], nothing_to_complain: bool) -> Outlook {
+        let all_carried = self.lock().values().all(|held| matches!(held.holding, Holding::Carried(_)));
+        // A pod's last process ends without a change in any directory.
+        let is_calm = nothing_to_complain && all_carried && namespaces.iter().all(reopen::is_mounted);
+        let mut directories: BTreeSet<PathBuf> =
+            namespaces.iter().filter_map(|netns| Some(netns.path.parent()?.to_owned())).collect();
+        directories.insert(self.shared.store.directory().to_owned());
+        Outlook { is_calm, directories }
+    }
+
+    /// Returns once a tunnel has broken since the last time. One caller only.
+    pub async fn broken(&self) {
+        self.shared.engine_breaks.notified().await;
     }
 
     /// Ends the data plane; devices and records stay.
@@ -325,7 +359,7 @@ fn tunnel_config(record: &Record) -> TunnelConfig {
         local: record.spec.local,
         mtu_bytes: record.spec.mtu_bytes,
         epoch: record.epoch_floor,
-        shortcut: false,
+        shortcut: record.spec.shortcut,
         peers: peers.collect(),
     }
 }
@@ -339,7 +373,7 @@ mod tests {
     #[test]
     fn work_on_one_attachment_holds_up_nothing_but_itself() {
         let directory = tempfile::tempdir().unwrap();
-        let registry = Registry::new(directory.path(), Engine::start(1).unwrap()).unwrap();
+        let registry = Registry::new(directory.path(), Engine::start(1).unwrap(), Arc::default()).unwrap();
         let attachment = |container_id: &str| AttachmentId {
             container_id: container_id.into(),
             cni_if_name: "net1".into(),

@@ -82,6 +82,12 @@ impl Inhabited {
     }
 }
 
+/// Whether the namespace is at its path, and is so because it was mounted there: then its end shows in the path's directory.
+pub fn is_mounted(netns: &NetnsRef) -> bool {
+    let is_file = netns.path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+    is_file && !netns.path.starts_with("/proc") && in_place(netns).is_some()
+}
+
 /// The namespace at the recorded path, if it has the recorded inode.
 fn in_place(netns: &NetnsRef) -> Option<Netns> {
     Netns::open(&netns.path).ok().filter(|found| found.id() == netns.id)

@@ -28,6 +28,7 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
             allowed_ips: peer.allowed_ips.clone(),
             established: stats.is_some_and(|stats| stats.established),
             handshakes: count(|stats| stats.handshakes),
+            shortcut: stats.is_some_and(|stats| stats.shortcut),
             rx_bytes: count(|stats| stats.rx_bytes),
             rx_packets: count(|stats| stats.rx_packets),
             tx_bytes: count(|stats| stats.tx_bytes),
@@ -50,6 +51,9 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
         carried: reason.is_none(),
         reason: reason.unwrap_or_default(),
         peers: peers.collect(),
+        traffic: None,
+        offloads: stats.offload.names().map(str::to_owned).collect(),
+        offload_refusal: stats.offload.refusal.map(|(what, errno)| format!("cannot {what}: {errno}")),
         drops: stats.drops.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
     }
 }

@@ -51,7 +51,7 @@ fn a_panic_of_any_thread_ends_the_process_with_a_line_in_the_log() {
 #[test]
 fn a_packet_thread_that_cannot_wait_ends_the_process() {
     if is_child() {
-        let _engine = Engine::start_confined(1, || {
+        let confine = || {
             let refused = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2];
             let filter = SeccompFilter::new(
                 refused.map(|call| (call, Vec::new())).into(),
@@ -61,7 +61,8 @@ fn a_packet_thread_that_cannot_wait_ends_the_process() {
             );
             apply_filter(&BpfProgram::try_from(filter.unwrap()).unwrap())
                 .map_err(|error| io::Error::other(error.to_string()))
-        });
+        };
+        let _engine = Engine::start_confined(1, confine, std::sync::Arc::new(|| {}));
         thread::sleep(Duration::from_secs(10));
         return;
     }

@@ -39,7 +39,7 @@ impl Node {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(directory.path());
-        let registry = Registry::new(directory.path(), Engine::start(1).unwrap()).unwrap();
+        let registry = Registry::new(directory.path(), Engine::start(1).unwrap(), Arc::default()).unwrap();
         Self { directory, store, registry }
     }
 
@@ -252,11 +252,11 @@ fn an_unreadable_file_hinders_no_cleaning_and_is_reported_once() {
     mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     fs::create_dir(node.store.directory().join(".hidden")).unwrap();
 
-    let first = logged(|| node.registry.look_around());
+    let first = logged(|| drop(node.registry.look_around()));
     assert!(is_closed(&device), "its record is gone");
     assert!(!node.store.has(&dead("c3").attachment), "its pod is gone");
     assert_eq!(first.matches("is not a readable attachment record").count(), 2, "{first}");
-    let second = logged(|| node.registry.look_around());
+    let second = logged(|| drop(node.registry.look_around()));
     assert_eq!(second, "");
     assert!(node.store.has(&torn) && fifo.exists());
     // It is news again once it had passed.
@@ -264,7 +264,7 @@ fn an_unreadable_file_hinders_no_cleaning_and_is_reported_once() {
     fs::remove_file(node.store.path(&torn)).unwrap();
     node.registry.look_around();
     fs::write(node.store.path(&torn), whole).unwrap();
-    assert!(logged(|| node.registry.look_around()).contains("c2:net1:tun.json"));
+    assert!(logged(|| drop(node.registry.look_around())).contains("c2:net1:tun.json"));
 }
 
 #[test]
@@ -324,13 +324,30 @@ fn a_namespace_with_a_dead_ones_inode_number_is_not_taken_for_it() {
 }
 
 #[test]
+fn a_look_is_calm_only_where_every_change_will_show() {
+    let node = Node::new();
+    let outlook = node.registry.look_around();
+    assert!(outlook.is_calm);
+    assert_eq!(outlook.directories, [node.store.directory().to_owned()].into());
+    // A process's end shows in no directory.
+    let record = living("c1");
+    let device = node.attach(&record).unwrap();
+    let outlook = node.registry.look_around();
+    assert!(!outlook.is_calm && !is_closed(&device));
+    assert!(outlook.directories.contains(Path::new("/proc/self/ns")));
+    node.store.remove(&record.attachment).unwrap();
+    fs::write(node.store.path(&record.attachment), "{ torn").unwrap();
+    assert!(!node.registry.look_around().is_calm);
+}
+
+#[test]
 fn a_broken_tunnel_is_opened_again() {
     let node = Node::new();
     let record = living("c1");
     drop(node.attach(&record).unwrap());
     eventually(|| node.registry.inspect(&record.attachment).filter(|status| !status.carried));
     assert_eq!(node.registry.carried(), 1);
-    let log = logged(|| node.registry.look_around());
+    let log = logged(|| drop(node.registry.look_around()));
     assert!(log.contains("is broken and opened again"), "{log}");
     // There is no such device, so it waits for one, and says so.
     assert_eq!(node.registry.carried(), 0);

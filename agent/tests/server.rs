@@ -7,6 +7,7 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use adit_tunnel::{Client, protocol::SOCKET_NAME};
 /// Serves `run_dir` until the test's process ends.
 fn serve(run_dir: &Path) {
     let server = Server::claim(run_dir).unwrap();
-    let registry = Registry::new(run_dir, Engine::start(1).unwrap()).unwrap();
+    let registry = Registry::new(run_dir, Engine::start(1).unwrap(), Arc::default()).unwrap();
     let (ready, listening) = std::sync::mpsc::channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -43,16 +43,29 @@ pub fn with_state(tunnel: &TunnelStatus) -> Value {
 
 fn row(tunnel: &TunnelStatus, peer: &PeerStatus, first: bool) -> Vec<String> {
     let once = |text: String| if first { text } else { String::new() };
+    let [received, sent, seen] = match tunnel.traffic {
+        // The kernel counts by interface, and asks no peer whether it is there.
+        Some(all) => [
+            once(traffic(all.rx_bytes, all.rx_packets)),
+            once(traffic(all.tx_bytes, all.tx_packets)),
+            "not asked".into(),
+        ],
+        None => [
+            traffic(peer.rx_bytes, peer.rx_packets),
+            traffic(peer.tx_bytes, peer.tx_packets),
+            peer.last_seen_ms.map_or_else(|| "never".into(), |age| format!("{} ago", duration(age))),
+        ],
+    };
     vec![
         once(owner(tunnel)),
         once(format!("{} over {}", tunnel.attachment.if_name, tunnel.device)),
         tunnel.peer_state(peer).into(),
         once(format!("{}, encryption {}", tunnel.encap, tunnel.encryption)),
         once(tunnel.mtu_bytes.to_string()),
-        peer.endpoint.to_string(),
-        traffic(peer.rx_bytes, peer.rx_packets),
-        traffic(peer.tx_bytes, peer.tx_packets),
-        peer.last_seen_ms.map_or_else(|| "never".into(), |age| format!("{} ago", duration(age))),
+        if peer.shortcut { format!("{} by shortcut", peer.endpoint) } else { peer.endpoint.to_string() },
+        received,
+        sent,
+        seen,
     ]
 }
 
@@ -65,6 +78,12 @@ fn notes(tunnel: &TunnelStatus) -> Vec<String> {
     let mut notes = Vec::new();
     if !tunnel.carried {
         notes.push(format!("{name}: not carried: {}", tunnel.reason));
+    }
+    if let Some(refusal) = &tunnel.offload_refusal {
+        notes.push(format!(
+            "{name}: slower than it could be: {refusal}; the kernel does {}",
+            tunnel.offloads.join(", ")
+        ));
     }
     if !tunnel.drops.is_empty() {
         let drops: Vec<String> = tunnel.drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
@@ -107,7 +126,7 @@ fn duration(milliseconds: u64) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use adit_tunnel::{AttachmentId, Encap, Encryption, Pod};
+    use adit_tunnel::{AttachmentId, Encap, Encryption, Pod, protocol::Traffic};
 
     use super::*;
 
@@ -134,6 +153,7 @@ mod tests {
                 allowed_ips: vec![],
                 established: true,
                 handshakes: 1,
+                shortcut: false,
                 rx_bytes: 1_536,
                 rx_packets: 3,
                 tx_bytes: 84,
@@ -141,6 +161,9 @@ mod tests {
                 last_seen_ms: Some(2_100),
                 last_sent_ms: None,
             }],
+            traffic: None,
+            offloads: vec!["tun-tcp".into(), "segmented-sends".into()],
+            offload_refusal: None,
             drops: BTreeMap::new(),
         }
     }
@@ -163,6 +186,22 @@ mod tests {
         ] {
             assert!(lines[1].contains(expected), "{expected} in {text}");
         }
+    }
+
+    #[test]
+    fn the_kernels_tunnel_counts_once_and_claims_nothing_about_its_peers() {
+        let mut vxlan = tunnel();
+        vxlan.encap = Encap::Vxlan;
+        vxlan.engine = "kernel".into();
+        vxlan.peers[0].established = false;
+        vxlan.peers.push(vxlan.peers[0].clone());
+        vxlan.traffic = Some(Traffic { rx_bytes: 2048, rx_packets: 9, tx_bytes: 84, tx_packets: 1 });
+        let text = status(&[vxlan.clone()]);
+        assert_eq!(text.matches("ready").count(), 2, "{text}");
+        assert_eq!(text.matches("not asked").count(), 2, "{text}");
+        assert_eq!(text.matches("2.0 KiB in 9").count(), 1, "{text}");
+        vxlan.carried = false;
+        assert_eq!(with_state(&vxlan)["state"], "down");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use adit_cni::Version;
 use adit_lab::{
     AgentDescriptors, Attachment, Binaries, COMMAND_DEADLINE, Error, Host, Lab, LabSpec, Nad, Node, Pod, PodBuilder,
-    Ran, Result, Snapshot, run,
+    Ran, Result, Snapshot, eventually, run,
 };
 use serde_json::{Value, json};
 
@@ -296,6 +296,11 @@ impl Below {
     /// Anything on the way.
     pub fn of(builder: PodBuilder, plugin: &Value, annotation: &str) -> Result<Self> {
         let pod = builder.attach(list("below", std::slice::from_ref(plugin)), annotation)?;
+        // When duplicate address detection ends the kernel adds a route: who compares the pod with how it was must not see that.
+        eventually("net1's addresses to be more than tentative", COMMAND_DEADLINE, || {
+            let tentative = pod.root(["ip", "-6", "address", "show", "dev", "net1", "tentative"])?.ok()?.stdout;
+            Ok(tentative.trim().is_empty().then_some(()))
+        })?;
         let last = pod.attached().last().ok_or_else(|| Error::Unexpected("nothing is attached".to_owned()))?;
         let result = last.result.render(Version::LATEST).map_err(|error| Error::Unexpected(error.to_string()))?;
         Ok(Self { pod, result })

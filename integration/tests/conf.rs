@@ -17,7 +17,11 @@ fn main() {
         trial("macvlan_and_tun_connect", || tunnels(Attachment::Macvlan, "macvlan-tun", 0)),
         trial("bridge_and_tun_connect_over_ipv6", || tunnels(Attachment::Bridge, "bridge-tun-ipv6", 1)),
         trial("macvlan_and_tun_connect_over_ipv6", || tunnels(Attachment::Macvlan, "macvlan-tun-ipv6", 1)),
-        trial("one_interface_reaches_pods_of_two_clusters", one_to_many),
+        trial("bridge_and_vxlan_connect_without_an_agent", || {
+            connected(&Lab::two_clusters(Attachment::Bridge)?, "bridge-vxlan", 0)
+        }),
+        trial("one_interface_reaches_pods_of_two_clusters", || one_to_many("bridge-tun-many", true)),
+        trial("one_vxlan_interface_reaches_pods_of_two_clusters", || one_to_many("bridge-vxlan-many", false)),
         trial("the_units_capabilities_are_enough", unit_capabilities),
         trial("systemd_understands_the_whole_unit", unit_verified),
         trial("the_unit_allows_what_the_agent_does_itself", unit_allows),
@@ -84,6 +88,10 @@ fn pod(node: &Node, network: &str, family: usize) -> Result<Pod, Failed> {
 fn tunnels(attachment: Attachment, network: &str, family: usize) -> Outcome {
     let lab = Lab::two_clusters(attachment)?;
     agents(&lab)?;
+    connected(&lab, network, family)
+}
+
+fn connected(lab: &Lab, network: &str, family: usize) -> Outcome {
     let (a, b) = (pod(lab.ohio(), network, family)?, pod(lab.mumbai(), network, family)?);
     a.ping(b.node().number().pods(Host(200))[family].ip())?.all_received()?.with_ttl(59)?;
     a.ping("10.4.0.2")?.all_received()?.with_ttl(64)?;
@@ -96,11 +104,13 @@ fn tunnels(attachment: Attachment, network: &str, family: usize) -> Outcome {
     Ok(())
 }
 
-fn one_to_many() -> Outcome {
+fn one_to_many(network: &str, has_agents: bool) -> Outcome {
     let spec = LabSpec::new(Attachment::Bridge).cluster("ohio", 1).cluster("mumbai", 1).cluster("tokyo", 1);
     let lab = Lab::build(&spec)?;
-    agents(&lab)?;
-    let pods: Vec<Pod> = lab.nodes().iter().map(|node| pod(node, "bridge-tun-many", 0)).collect::<Result<_, _>>()?;
+    if has_agents {
+        agents(&lab)?;
+    }
+    let pods: Vec<Pod> = lab.nodes().iter().map(|node| pod(node, network, 0)).collect::<Result<_, _>>()?;
     pods[0].ping("10.4.0.2")?.all_received()?;
     pods[0].ping("10.4.0.3")?.all_received()?;
     pods[2].ping("10.4.0.1")?.all_received()?;

@@ -34,6 +34,7 @@ fn main() {
         trial("one_pod_talks_to_three_by_longest_prefix", one_to_many),
         trial("several_tunnels_live_in_one_pod", several_tunnels),
         trial("two_pods_of_one_node_use_the_same_outer_port", same_port_on_one_node),
+        trial("two_pods_of_one_node_may_skip_the_network", shortcut),
         trial("an_annotation_sets_the_tunnels_address", annotated_address),
         trial("the_first_packet_waits_for_the_peer_to_come", the_peer_comes_later),
         trial("an_ipv6_pod_on_a_new_bridge_answers_at_once", new_bridge_ipv6),
@@ -87,6 +88,10 @@ fn the_mtu_is_the_largest() -> Outcome {
     for (outside, inside, header) in [(Family::V4, Family::V4, 28), (Family::V6, Family::V6, 48)] {
         let pair = Pair::up(Attachment::Bridge, outside, inside)?;
         let ends = [pair.lab.ohio(), pair.lab.mumbai()].map(|node| outer(node, outside, FIRST_POD));
+        // A pair would carry several datagrams as one, which is not what a wire has.
+        for pod in [&pair.ohio, &pair.mumbai] {
+            pod.root(["ethtool", "-K", "net1", "tx-udp-segmentation", "off"])?.ok()?;
+        }
         // By address alone: only the first fragment of a datagram has ports.
         let tap =
             pair.lab.router(2)?.tap("next", move |packet| ends.contains(&packet.src) && ends.contains(&packet.dst))?;
@@ -232,6 +237,41 @@ fn same_port_on_one_node() -> Outcome {
     for tunnel in tunnels(lab.ohio())? {
         assert_eq!(tunnel["peers"][0]["rxPackets"], 3, "{tunnel:#}");
     }
+    Ok(())
+}
+
+fn shortcut() -> Outcome {
+    let lab = lab_with_agents(&LabSpec::two_clusters(Attachment::Bridge))?;
+    let node = lab.ohio();
+    let mut pods = Vec::new();
+    for end in [1, 2] {
+        let remote = outer(node, Family::V4, FIRST_POD + 2 - end);
+        let tunnel = with(tun(remote, &format!("10.4.0.{end}/30")), &json!({ "shortcut": true }));
+        let (name, host) = (format!("pod-{end}"), FIRST_POD + end - 1);
+        pods.push(node.pod(&name).attach(list(&name, &[net1(&lab, node), tunnel]), &annotation(&name, node, host))?);
+    }
+    // They meet over the network.
+    eventually("both ends to skip the network", Duration::from_secs(10), || {
+        pods[0].ping("10.4.0.2")?.all_received()?;
+        let found = tunnels(node)?.iter().filter(|tunnel| tunnel["peers"][0]["shortcut"] == true).count();
+        Ok((found == 2).then_some(()))
+    })?;
+    let tap = pods[0].tap("net1", |packet| packet.protocol == 17)?;
+    let server = pods[1].tcp_echo("10.4.0.2:7".parse()?)?;
+    let bytes: Vec<u8> = (0..1_u32 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    let back = pods[0].tcp_exchange(server.address(), &bytes, Duration::from_secs(30))?;
+    assert!(back == bytes, "{} of {} bytes came back", back.len(), bytes.len());
+    let outside = tap.stop();
+    assert!(outside.is_empty(), "{outside:?}");
+    for tunnel in tunnels(node)? {
+        let received = tunnel["peers"][0]["rxBytes"].as_u64();
+        assert!(received.is_some_and(|received| received > 4 << 20), "{tunnel:#}");
+        assert_eq!(tunnel["drops"], json!({}), "{tunnel:#}");
+    }
+    // The other end's end is noticed, and what comes then is no longer believed to arrive.
+    pods[1].detach()?;
+    pods[0].ping_with("10.4.0.2", &["-c", "1", "-W", "1"])?.none_received()?;
+    assert_eq!(tunnels(node)?.first().map(|tunnel| tunnel["peers"][0]["shortcut"] == true), Some(false));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Datagrams on their way to the network. Consecutive ones of equal length to one endpoint leave by one call, which the kernel cuts
 //! (`UDP_SEGMENT`, udp(7)); what they consist of stays where it is until then.
 
-use crate::{DropReason, io::Trouble, merge::MOST_PACKETS, offload::Offload};
+use crate::{DropReason, io::Trouble, merge::MOST_PACKETS, offload::Offload, wire::LONGEST_SEND_BYTES};
 use nix::{
     errno::Errno,
     sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
@@ -14,8 +14,6 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-/// The most that one call takes: what fits into an IPv6 packet.
-const LONGEST_RUN_BYTES: usize = 65_535 - 40 - 8;
 const PIECES: usize = MOST_PACKETS * 2;
 /// What may wait for room in the socket's buffer, bytes.
 const PARKED_BYTES: usize = 256 * 1024;
@@ -64,7 +62,7 @@ impl<'p> Batch<'p> {
                 && self.to == Some(to)
                 && self.last_bytes == self.segment_bytes
                 && length <= self.segment_bytes
-                && self.total_bytes.saturating_add(length) <= LONGEST_RUN_BYTES)
+                && self.total_bytes.saturating_add(length) <= LONGEST_SEND_BYTES)
     }
 
     /// Appends a datagram that [`takes`](Self::takes) has allowed. False: there is no room for its head.

@@ -21,6 +21,9 @@ use std::{
     time::Instant,
 };
 
+/// Called on a packet thread, which it must not hold up.
+pub type OnBreak = Arc<dyn Fn() + Send + Sync>;
+
 /// A tunnel within its engine. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TunnelId(u64);
@@ -73,17 +76,17 @@ impl Engine {
     /// # Errors
     /// Threads or descriptors are not to be had.
     pub fn start(workers: usize) -> Result<Self> {
-        Self::start_confined(workers, || Ok(()))
+        Self::start_confined(workers, || Ok(()), Arc::new(|| {}))
     }
 
     /// The same, with `confine` called once on each packet thread, before it sees the first packet and after it has
-    /// opened what it needs: the place to give up rights.
+    /// opened what it needs: the place to give up rights. `broken` is called there whenever a tunnel has lost a descriptor.
     ///
     /// # Errors
     /// Threads or descriptors are not to be had, or `confine` fails.
-    pub fn start_confined(workers: usize, confine: fn() -> std::io::Result<()>) -> Result<Self> {
+    pub fn start_confined(workers: usize, confine: fn() -> std::io::Result<()>, broken: OnBreak) -> Result<Self> {
         let exchange = Arc::default();
-        let start = |number| Handle::start(number, confine, Arc::clone(&exchange));
+        let start = |number| Handle::start(number, confine, Arc::clone(&broken), Arc::clone(&exchange));
         let workers = (0..workers.max(1)).map(start).collect::<Result<_>>()?;
         let state = State { workers, tunnels: HashMap::new(), next_id: 0 };
         Ok(Self(Arc::new(Shared(Mutex::new(state)))))
@@ -259,7 +262,12 @@ fn confined(confine: fn() -> std::io::Result<()>) -> Result<()> {
 }
 
 impl Handle {
-    fn start(number: usize, confine: fn() -> std::io::Result<()>, exchange: Arc<Exchange>) -> Result<Self> {
+    fn start(
+        number: usize,
+        confine: fn() -> std::io::Result<()>,
+        broken: OnBreak,
+        exchange: Arc<Exchange>,
+    ) -> Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake =
             EventFd::from_flags(flags).map_err(|errno| Error::Os { action: "create an event descriptor", errno })?;
@@ -271,7 +279,9 @@ impl Handle {
             .spawn({
                 let wake = Arc::clone(&wake);
                 // The batch headers hold pointers, so the worker is made where it lives.
-                move || match Worker::new(wake, queue, exchange).and_then(|worker| confined(confine).map(|()| worker)) {
+                move || match Worker::new(wake, queue, broken, exchange)
+                    .and_then(|worker| confined(confine).map(|()| worker))
+                {
                     Ok(worker) => {
                         let _ = ready.send(Ok(()));
                         worker.run();

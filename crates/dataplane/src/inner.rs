@@ -83,6 +83,30 @@ impl Transport {
         (self.start as u16, self.checksum_offset() as u16)
     }
 
+    /// Whether the headers before the payload say what is so: a damaged IPv4 header, or UDP that ends before its packet, must not be
+    /// written anew as if it were right.
+    pub(crate) fn headers_are_right(&self, packet: &[u8]) -> bool {
+        let ip = match packet.first().map(|first| first >> 4) {
+            Some(4) => packet.get(..self.start).is_some_and(|header| folded(add(0, header)) == 0xffff),
+            _ => true,
+        };
+        ip && (self.protocol != UDP
+            || self.number_at(packet, 4).map(usize::from) == packet.len().checked_sub(self.start))
+    }
+
+    /// The part of a checksum that does not depend on the packet's length, where the field covers the pseudo header only. Whoever wrote
+    /// it knew the address at the end of a routing header or source route, which [`pseudo_header`] does not.
+    pub(crate) fn sum_without_length(&self, packet: &[u8]) -> Option<u16> {
+        let length = packet.len().checked_sub(self.start)?;
+        let field = self.number_at(packet, self.checksum_offset())?;
+        Some(folded(u64::from(field).wrapping_add(u64::from(!(length as u16)))))
+    }
+
+    fn number_at(&self, packet: &[u8], offset: usize) -> Option<u16> {
+        let bytes = packet.get(self.start.checked_add(offset)?..)?.first_chunk()?;
+        Some(u16::from_be_bytes(*bytes))
+    }
+
     /// Where its checksum is, from its beginning, in bytes.
     pub(crate) const fn checksum_offset(&self) -> usize {
         if self.protocol == TCP { 16 } else { 6 }

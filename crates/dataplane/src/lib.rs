@@ -11,6 +11,8 @@ mod attached;
 mod batch;
 mod engine;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod handshake;
 mod inner;
 mod io;
@@ -32,7 +34,7 @@ pub mod wire;
 mod worker;
 
 pub use {
-    engine::{Engine, TunnelId},
+    engine::{Engine, OnBreak, TunnelId},
     error::Error,
     offload::Offload,
     outbound::{FromTun, ShortcutPacket},

@@ -4,7 +4,7 @@
 //! pseudo header alone are joined: another one would have to be verified first, or damage would be hidden.
 
 use crate::{
-    inner::{TCP, Transport, folded, pseudo_header, write_ipv4_checksum},
+    inner::{TCP, Transport, folded, write_ipv4_checksum},
     segment::{Checksum, LONGEST_HEADERS_BYTES, put},
     vnet::{Gso, GsoKind, Vnet},
     wire::HEADER_BYTES,
@@ -41,6 +41,7 @@ pub(crate) struct Merger<'p> {
 #[derive(Debug, Clone, Copy)]
 struct Flow {
     transport: Transport,
+    sum_without_length: u16,
     segment_bytes: usize,
     total_bytes: usize,
     next_sequence: u32,
@@ -79,10 +80,12 @@ impl<'p> Merger<'p> {
 
     /// What a packet begins that may be joined by others.
     fn begin(&self, packet: &[u8], checksum: Checksum) -> Option<Flow> {
-        let transport = Transport::of(packet).filter(|_| checksum == Checksum::Partial)?;
+        let transport = Transport::of(packet)
+            .filter(|transport| checksum == Checksum::Partial && transport.headers_are_right(packet))?;
         let segment_bytes = packet.len().checked_sub(transport.payload).filter(|bytes| *bytes > 0)?;
         let mut flow = Flow {
             transport,
+            sum_without_length: transport.sum_without_length(packet)?,
             segment_bytes,
             total_bytes: packet.len(),
             next_sequence: 0,
@@ -115,7 +118,10 @@ impl<'p> Merger<'p> {
         if payload_bytes == 0 || payload_bytes > flow.segment_bytes || total_bytes > LONGEST_PACKET_BYTES {
             return false;
         }
-        if same_ip(first, packet, transport.start, self.count) != Some(true) {
+        if same_ip(first, packet, transport.start, self.count) != Some(true) || !transport.headers_are_right(packet) {
+            return false;
+        }
+        if transport.sum_without_length(packet) != Some(flow.sum_without_length) {
             return false;
         }
         let ends = if transport.protocol == TCP {
@@ -199,7 +205,6 @@ impl Flow {
     fn write_head(&self, first: &mut [u8]) {
         let Transport { protocol, start, payload } = self.transport;
         let packet = first.get_mut(HEADER_BYTES..).unwrap_or_default();
-        let pseudo = pseudo_header(packet, protocol);
         let transport_bytes = self.total_bytes.saturating_sub(start);
         let is_ipv4 = packet.first().is_some_and(|first| first >> 4 == 4);
         if is_ipv4 {
@@ -215,7 +220,7 @@ impl Flow {
         } else {
             put(packet, start.saturating_add(4), &(transport_bytes as u16).to_be_bytes());
         }
-        let sum = folded(pseudo.wrapping_add(transport_bytes as u64));
+        let sum = folded(u64::from(self.sum_without_length).wrapping_add(transport_bytes as u64));
         put(packet, start.saturating_add(self.transport.checksum_offset()), &sum.to_be_bytes());
         let kind = match (protocol, is_ipv4) {
             (TCP, true) => GsoKind::Tcp4,
@@ -260,3 +265,6 @@ fn same_tcp(first: &[u8], packet: &[u8], transport: &Transport, next_sequence: u
     let equal = same(0, 4) && same(8, 13) && same(14, 16) && same(18, ours.len()) && rest;
     (equal && sequence(packet, transport)? == next_sequence).then_some(flags & (FIN | PUSH))
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,6 +73,19 @@ impl Offload {
         }
     }
 
+    /// The names of those that are on.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            (self.tun_tcp, "tun-tcp"),
+            (self.tun_udp, "tun-udp"),
+            (self.merged_tcp, "merged-tcp"),
+            (self.merged_udp, "merged-udp"),
+            (self.segmented_sends, "segmented-sends"),
+            (self.merged_receives, "merged-receives"),
+        ];
+        all.into_iter().filter(|(is_on, _)| *is_on).map(|(_, name)| name)
+    }
+
     pub(crate) fn refuse_segmented_sends(&mut self, errno: Errno) {
         self.segmented_sends = false;
         self.refusal = Some(("send datagrams as one", errno));

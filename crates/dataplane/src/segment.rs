@@ -99,12 +99,16 @@ impl Several {
         };
         let payload_bytes = packet.len().checked_sub(transport.payload)?;
         let segment_bytes = usize::from(gso.segment_bytes);
+        let pseudo_header = match header.checksum {
+            Some(place) if place == transport.checksum_place() => transport.sum_without_length(packet)?.into(),
+            _ => pseudo_header(packet, protocol),
+        };
         (segment_bytes > 0 && payload_bytes > 0 && transport.payload <= LONGEST_HEADERS_BYTES).then_some(Self {
             transport,
             segment_bytes,
             payload_bytes,
             checksum,
-            pseudo_header: pseudo_header(packet, protocol),
+            pseudo_header,
         })
     }
 

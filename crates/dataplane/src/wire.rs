@@ -44,6 +44,9 @@ pub const HEADER_BYTES: usize = 16;
 /// include/uapi/linux/virtio_net.h); set by `TUNSETVNETHDRSZ`.
 pub const VNET_HEADER_BYTES: usize = 12;
 
+/// The most that one call of `UDP_SEGMENT` sends, bytes: what fits into an IPv6 packet behind its header and UDP's.
+pub const LONGEST_SEND_BYTES: usize = 65_535 - 40 - 8;
+
 /// The socket's filter cuts a datagram to this length when its outer UDP checksum is zero.
 pub const ZERO_CHECKSUM_BYTES: usize = 1;
 /// Flag of DATA: the inner TCP or UDP checksum covers the pseudo header only.

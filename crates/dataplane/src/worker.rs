@@ -1,7 +1,7 @@
 //! One thread, many tunnels: waits for descriptors, timers and commands, and gives each tunnel its turn.
 
 use crate::{
-    Core, Error, Offload, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
+    Core, Error, Offload, OnBreak, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
     attached::{Attached, Buffers},
     poll::Polling,
     shortcut::Exchange,
@@ -48,6 +48,7 @@ pub(crate) struct Worker {
     tunnels: HashMap<TunnelId, Attached>,
     timers: BTreeSet<(Instant, TunnelId)>,
     buffers: Buffers,
+    broken: OnBreak,
     exchange: Arc<Exchange>,
     polling: Polling,
 }
@@ -55,7 +56,12 @@ pub(crate) struct Worker {
 impl Worker {
     /// # Errors
     /// No descriptor for epoll is to be had.
-    pub(crate) fn new(wake: Arc<EventFd>, commands: Receiver<Command>, exchange: Arc<Exchange>) -> Result<Self> {
+    pub(crate) fn new(
+        wake: Arc<EventFd>,
+        commands: Receiver<Command>,
+        broken: OnBreak,
+        exchange: Arc<Exchange>,
+    ) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|errno| Error::Os { action: "create an epoll descriptor", errno })?;
         epoll
@@ -68,6 +74,7 @@ impl Worker {
             tunnels: HashMap::new(),
             timers: BTreeSet::new(),
             buffers: Buffers::new(),
+            broken,
             exchange,
             polling: Polling::default(),
         })
@@ -132,12 +139,16 @@ impl Worker {
     fn serve(&mut self, key: u64, events: EpollFlags) -> usize {
         let (id, is_udp) = TunnelId::from_key(key);
         let Some(tunnel) = self.tunnels.get_mut(&id) else { return 0 };
+        let was_whole = tunnel.is_whole();
         let work_bytes = if is_udp {
             tunnel.serve_udp(events, &self.epoll, &mut self.buffers)
         } else {
             tunnel.serve_tun(events, &self.epoll, &mut self.buffers)
         };
         tunnel.rearm(&mut self.timers);
+        if was_whole && !tunnel.is_whole() {
+            (self.broken)();
+        }
         work_bytes
     }
 
@@ -149,8 +160,12 @@ impl Worker {
             self.timers.pop_first();
             let Some(tunnel) = self.tunnels.get_mut(&id) else { continue };
             tunnel.timer = None;
+            let was_whole = tunnel.is_whole();
             tunnel.with_core(&self.epoll, &mut self.buffers, |core, out| core.tick(now, out));
             tunnel.rearm(&mut self.timers);
+            if was_whole && !tunnel.is_whole() {
+                (self.broken)();
+            }
         }
     }
 

@@ -194,6 +194,12 @@ impl Error {
         self.errno() == Some(Errno::EEXIST)
     }
 
+    /// Whether a socket's port, or the device's own, is taken.
+    #[must_use]
+    pub fn is_address_in_use(&self) -> bool {
+        self.errno() == Some(Errno::EADDRINUSE)
+    }
+
     /// Whether there is no route to the destination (including routes that forbid it).
     #[must_use]
     pub fn is_unreachable(&self) -> bool {

@@ -5,21 +5,23 @@ use crate::{
     channel::{Answer, Oddities, Outcome},
     frame::frames,
     ip, link_message, nftables,
-    request::{NEW_ADDRESS, NEW_LINK, NEW_ROUTE, body},
-    route_message,
+    request::{NEW_ADDRESS, NEW_LINK, NEW_ROUTE, NEW_TUNNEL, body},
+    route_message, vxlan,
 };
 
-/// Reads a datagram as a route socket would, and every object in it as a link, an address, VLANs and a route.
+/// Reads a datagram as a route socket would, and every object in it as a link, an address, VLANs, a tunnel's
+/// networks and a route.
 pub fn route(datagram: &[u8]) {
     let Some(mut answer) = answer(datagram) else { return };
     let whole = |message: &[u8]| Ok(message.to_vec());
     let _ = answer.take(datagram, whole, Oddities::LeaveOut);
     for message in answer.objects().unwrap_or_default() {
-        for kind in [NEW_LINK, NEW_ADDRESS, NEW_ROUTE] {
+        for kind in [NEW_LINK, NEW_ADDRESS, NEW_ROUTE, NEW_TUNNEL] {
             let Ok(object) = body(&message, kind) else { continue };
             let _ = link_message::parse(object);
             let _ = link_message::port_vlans(object, 1);
             let _ = address::parse(object, 1);
+            let _ = vxlan::admits(object, 1, 1);
             for family in [ip::IPV4, ip::IPV6] {
                 let _ = route_message::parse(object, family);
             }

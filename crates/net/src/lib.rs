@@ -17,6 +17,7 @@ pub mod bridge;
 mod channel;
 #[expect(unsafe_code, reason = "a socket option without a safe wrapper in nix or socket2")]
 mod cookie;
+pub mod encap;
 pub mod error;
 mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -38,10 +39,12 @@ pub mod sysctl;
 pub mod tun;
 #[expect(unsafe_code, reason = "two socket options without a safe wrapper in nix or socket2")]
 pub mod udp;
+pub mod vxlan;
 mod wait;
 
 pub use address::Address;
 pub use bridge::{Port, PortState, PortVlan};
+pub use encap::Encapsulation;
 pub use error::Error;
 pub use link::{BridgePort, BridgeSpec, Link, LinkChange, LinkKind, MacvlanMode, MacvlanSpec, VethSpec};
 pub use name::{IfName, MacAddress};
@@ -52,6 +55,7 @@ pub use probe::{Conflict, probe};
 pub use route::{Route, RouteLookup};
 pub use tun::{create_tun, open_tun};
 pub use udp::{UdpSpec, open_udp};
+pub use vxlan::Vxlan;
 
 /// What every call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

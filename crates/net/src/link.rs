@@ -6,7 +6,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
 
 use crate::{
-    Error, MacAddress, Netlink, Netns, Port, Result,
+    Error, MacAddress, Netlink, Netns, Port, Result, Vxlan,
     attribute::Attributes,
     bridge::NO_VLAN_FILTERING,
     link_message as message,
@@ -25,7 +25,9 @@ pub enum LinkKind {
     Macvlan,
     /// A TUN or TAP device.
     Tun,
-    /// Any other kind, by the kernel's name: `vxlan`, `wireguard`, `macvtap`.
+    /// A VXLAN device.
+    Vxlan,
+    /// Any other kind, by the kernel's name: `vlan`, `wireguard`, `macvtap`.
     Other(String),
     /// The link has no kind: loopback, hardware.
     None,
@@ -63,6 +65,8 @@ pub struct Link {
     pub macvlan_mode: Option<MacvlanMode>,
     /// Whether a bridge separates VLANs; `None` for other links, and where the kernel has no bridge VLAN filtering.
     pub vlan_filtering: Option<bool>,
+    /// What a VXLAN device is like; `None` for other links.
+    pub vxlan: Option<Vxlan>,
     /// What a bridge's port is like; `None` for other links.
     pub port: Option<Port>,
     /// Free text set on the link (`ip link set … alias`).
@@ -205,6 +209,8 @@ pub struct LinkChange {
     pub addr_gen_none: bool,
     /// Length of the transmit queue in packets.
     pub tx_queue_len: Option<u32>,
+    /// The most packets that one packet may stand for which the kernel leaves in one piece.
+    pub gso_max_segments: Option<u32>,
 }
 
 /// Settings of a bridge's port; what is `None` stays as it is.

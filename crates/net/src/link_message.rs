@@ -7,34 +7,36 @@ use crate::{
     BridgePort, BridgeSpec, Link, LinkChange, LinkKind, MacAddress, MacvlanMode, MacvlanSpec, Netns, Port, PortState,
     PortVlan, VethSpec,
     attribute::{Attributes, attributes, find, native, text},
+    vxlan,
 };
 
 /// `struct ifinfomsg`.
 const HEADER_BYTES: usize = 16;
 
 const AF_UNSPEC: u8 = 0;
-const AF_BRIDGE: u8 = 7;
+pub(crate) const AF_BRIDGE: u8 = 7;
 const AF_INET6: u16 = 10;
 
 const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
-const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_GSO_MAX_SEGS: u16 = 40;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_LINK_NETNSID: u16 = 37;
 
-const INFO_KIND: u16 = 1;
-const INFO_DATA: u16 = 2;
+pub(crate) const INFO_KIND: u16 = 1;
+pub(crate) const INFO_DATA: u16 = 2;
 const INFO_PORT_KIND: u16 = 4;
 const INFO_PORT_DATA: u16 = 5;
 
@@ -242,6 +244,9 @@ pub(crate) fn change(index: u32, change: &LinkChange) -> Option<Attributes> {
     if let Some(group) = change.group {
         message.native_u32(IFLA_GROUP, group);
     }
+    if let Some(segments) = change.gso_max_segments {
+        message.native_u32(IFLA_GSO_MAX_SEGS, segments);
+    }
     if let Some(packets) = change.tx_queue_len {
         message.native_u32(IFLA_TXQLEN, packets);
     }
@@ -268,6 +273,7 @@ pub(crate) fn parse(body: &[u8]) -> Option<Link> {
         peer_netnsid: None,
         macvlan_mode: None,
         vlan_filtering: None,
+        vxlan: None,
         port: None,
         alias: None,
         group: 0,
@@ -299,6 +305,7 @@ fn parse_info(info: &[u8], link: &mut Link) {
         "veth" => LinkKind::Veth,
         "macvlan" => LinkKind::Macvlan,
         "tun" => LinkKind::Tun,
+        "vxlan" => LinkKind::Vxlan,
         "" => LinkKind::None,
         _ => LinkKind::Other(name),
     };
@@ -307,6 +314,7 @@ fn parse_info(info: &[u8], link: &mut Link) {
             link.macvlan_mode = find(data, MACVLAN_MODE).and_then(native).and_then(MacvlanMode::from_number);
         }
         LinkKind::Bridge => link.vlan_filtering = parse_vlan_filtering(data),
+        LinkKind::Vxlan => link.vxlan = Some(vxlan::parse(data)),
         _ => {}
     }
     if find(info, INFO_PORT_KIND).map(text).as_deref() == Some("bridge") {

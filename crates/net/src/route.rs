@@ -7,10 +7,10 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
 
 use crate::{
-    Error, Netlink, Result, ip,
+    Encapsulation, Error, Netlink, Result, ip,
     link::gone_is_false,
     request::{DELETE_ROUTE, GET_ROUTE, NEW_ROUTE, Request},
-    route_message as message,
+    route_message as message, vxlan,
 };
 
 /// Number of the main routing table.
@@ -43,6 +43,9 @@ pub struct Route {
     pub scope: Option<u8>,
     /// The gateway is on the link although no address of the link says so.
     pub onlink: bool,
+    /// What is put around each packet, where the device leaves that to routes. Other encapsulations than those in IP are
+    /// read as none.
+    pub encapsulation: Option<Encapsulation>,
 }
 
 impl Route {
@@ -60,6 +63,7 @@ impl Route {
             table: None,
             scope: None,
             onlink: false,
+            encapsulation: None,
         }
     }
 
@@ -82,6 +86,7 @@ impl Route {
             && agree(Some(self.priority.unwrap_or(0)), wanted.priority.filter(|p| !ipv6 || *p != 0))
             && (ipv6 || agree(self.scope, wanted.scope))
             && (self.onlink || !wanted.onlink)
+            && agree(self.encapsulation, wanted.encapsulation)
     }
 }
 
@@ -159,6 +164,7 @@ impl Netlink {
     fn new_route(&self, route: &Route, flags: u16) -> Result<()> {
         let request = Request::new(NEW_ROUTE, message::add(route));
         self.acked("add route", || self.describe(route), &request, flags).map_err(|error| {
+            let error = if route.encapsulation.is_some() { vxlan::explain(error) } else { error };
             error
                 .with_remedy(
                     Errno::EEXIST,
@@ -214,6 +220,9 @@ impl Netlink {
         if let Some(table) = route.table {
             text = format!("{text} table {table}");
         }
+        if let Some(encapsulation) = route.encapsulation {
+            text = format!("{text} {encapsulation}");
+        }
         text
     }
 }
@@ -254,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_compared() {
-        let differences: [fn(&mut Route); 8] = [
+        let differences: [fn(&mut Route); 9] = [
             |r| r.gateway = None,
             |r| r.mtu = Some(1300),
             |r| r.advmss = Some(1300),
@@ -263,6 +272,7 @@ mod tests {
             |r| r.scope = Some(253),
             |r| r.onlink = true,
             |r| r.device = 4,
+            |r| r.encapsulation = Some(crate::route_message::tests::encapsulation()),
         ];
         for (number, differ) in differences.into_iter().enumerate() {
             let mut wanted = found();

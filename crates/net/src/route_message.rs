@@ -6,8 +6,9 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
 use crate::{
-    Route, RouteLookup,
+    Encapsulation, Route, RouteLookup,
     attribute::{Attributes, attributes, find, native},
+    encap::RTA_ENCAP,
     ip::{self, IPV4, IPV6},
     route::{TABLE_MAIN, masked},
 };
@@ -81,6 +82,9 @@ pub(crate) fn add(route: &Route) -> Attributes {
     let mut message = common(header, route);
     if let Some(source) = route.source {
         message.bytes(RTA_PREFSRC, &ip::bytes(source));
+    }
+    if let Some(encapsulation) = route.encapsulation {
+        encapsulation.write(&mut message);
     }
     if route.mtu.is_some() || route.advmss.is_some() {
         message.group(RTA_METRICS, |metrics| {
@@ -204,6 +208,7 @@ fn read(family: u8, body: &[u8], route: &mut Route) {
             RTA_VIA => route.gateway = via(value),
             RTA_PREFSRC => route.source = ip::read(family, value),
             RTA_PRIORITY => route.priority = native(value),
+            RTA_ENCAP => route.encapsulation = Encapsulation::read(body, value),
             RTA_METRICS => {
                 route.mtu = find(value, RTAX_MTU).and_then(native);
                 route.advmss = find(value, RTAX_ADVMSS).and_then(native);
@@ -257,9 +262,12 @@ fn full_prefix(address: IpAddr) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use netlink_packet_core::{Emitable, Parseable};
-    use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+    use netlink_packet_route::route::{
+        RouteAttribute, RouteIp6Tunnel, RouteIpTunnel, RouteLwEnCapType, RouteLwTunnelEncap, RouteMessage,
+        RouteProtocol, RouteScope, RouteType,
+    };
 
     use super::*;
 
@@ -324,6 +332,67 @@ mod tests {
         for (route, family) in [(full(), IPV4), (mixed, IPV4), (ipv6, IPV6)] {
             assert_eq!(parse(&bytes(add(&route)), family), [route]);
         }
+    }
+
+    pub(crate) fn encapsulation() -> Encapsulation {
+        Encapsulation {
+            id: 7,
+            source: "192.0.2.1".parse().unwrap(),
+            destination: "192.0.2.2".parse().unwrap(),
+            ttl: 64,
+            tos: 0xb8,
+            checksum: true,
+            dont_fragment: true,
+        }
+    }
+
+    #[test]
+    fn an_encapsulation_is_written_as_another_implementation_reads_it_and_read_the_same() {
+        let six = Encapsulation {
+            source: "2001:db8::1".parse().unwrap(),
+            destination: "2001:db8::2".parse().unwrap(),
+            ..encapsulation()
+        };
+        let through = |text: &str, encapsulation| Route {
+            encapsulation: Some(encapsulation),
+            table: Some(TABLE_MAIN),
+            ..Route::new(network(text), 3)
+        };
+        for (destination, family) in [("10.4.0.0/24", IPV4), ("fd04::/64", IPV6)] {
+            for (encapsulation, kind) in [(encapsulation(), RouteLwEnCapType::Ip), (six, RouteLwEnCapType::Ip6)] {
+                let route = through(destination, encapsulation);
+                let message = library(add(&route));
+                assert!(message.attributes.contains(&RouteAttribute::EncapType(kind)));
+                let found = parse(&bytes(add(&route)), family);
+                assert_eq!(found, [Route { scope: found[0].scope, ..route }]);
+            }
+        }
+        let tunnel = |route: &Route| {
+            library(add(route)).attributes.into_iter().find_map(|attribute| match attribute {
+                RouteAttribute::Encap(tunnel) => Some(tunnel),
+                _ => None,
+            })
+        };
+        use RouteIpTunnel::{Destination, Id, Source, Tos, Ttl};
+        let expected = [
+            Id(7),
+            Destination("192.0.2.2".parse().unwrap()),
+            Source("192.0.2.1".parse().unwrap()),
+            Ttl(64),
+            Tos(0xb8),
+        ];
+        let found = tunnel(&through("10.4.0.0/24", encapsulation())).unwrap();
+        assert_eq!(found[..5], expected.map(RouteLwTunnelEncap::Ip));
+        let found = tunnel(&through("10.4.0.0/24", six)).unwrap();
+        assert_eq!(found[1], RouteLwTunnelEncap::Ip6(RouteIp6Tunnel::Destination("2001:db8::2".parse().unwrap())));
+    }
+
+    #[test]
+    fn the_flags_of_an_encapsulation_are_asked_for_byte_by_byte() {
+        let route = Route { encapsulation: Some(encapsulation()), ..Route::new(network("10.4.0.0/24"), 3) };
+        let message = bytes(add(&route));
+        let flags = [6, 0, 6, 0, 1, 1, 0, 0]; // LWTUNNEL_IP_FLAGS: TUNNEL_DONT_FRAGMENT | TUNNEL_CSUM, big endian
+        assert!(message.windows(flags.len()).any(|window| window == flags), "{message:?}");
     }
 
     #[test]

@@ -11,13 +11,12 @@ use serde_json::{Map, Value};
 
 pub use peers::PeerConfig;
 use peers::{everything, refuse_mixed_families, refuse_shared_networks};
+use wire::Wire;
 
-use crate::{
-    Encap, Encryption, Error, Intent, Result, parse,
-    spec::{DEFAULT_UDP_PORT, IntentPeer},
-};
+use crate::{Encap, Encryption, Engine, Error, Intent, Result, parse, spec::IntentPeer};
 
 mod peers;
+mod wire;
 
 /// The interface's name when none is written.
 pub const DEFAULT_IF_NAME: &str = "tun";
@@ -26,6 +25,7 @@ const RESERVED_IF_NAMES: [&str; 3] = ["ips", "mac", "labels"];
 /// Keys that no annotation may ever set: they choose files of the node, or what annotations may set.
 const NEVER_OVERRIDABLE: [&str; 9] =
     ["privateKeyFile", "presharedKeyFile", "overrides", "ifName", "type", "name", "cniVersion", "capabilities", "ipam"];
+const IN_THE_CLEAR: &str = "write \"encryption\": \"none\" if the network between the pods may be trusted";
 /// What an annotation may set when `overrides` is not written.
 const DEFAULT_OVERRIDES: [&str; 1] = ["ips"];
 
@@ -66,8 +66,10 @@ pub struct Config {
     pub vni: Option<u32>,
     /// Outer TTL where configurable.
     pub ttl: Option<u32>,
-    /// Outer TOS where configurable.
-    pub tos: Option<u32>,
+    /// Outer TOS where configurable: a number, or `inherit`.
+    pub tos: Option<Value>,
+    /// Whether packets may go straight to the TUN of a peer whose tunnel the same agent carries and that allows it too.
+    pub shortcut: Option<bool>,
     /// Loss recovery.
     pub fec: Option<Value>,
     /// Health probing.
@@ -116,7 +118,21 @@ impl Effective {
     /// # Errors
     /// The object does not decode, or the annotation sets a key that `overrides` does not list.
     pub fn read(raw: &Map<String, Value>) -> Result<Self> {
-        let written: Config = decode(raw)?;
+        Self::read_with(raw, |value| {
+            serde_path_to_error::deserialize(value).map_err(|error| format!("{}: {}", error.path(), error.inner()))
+        })
+    }
+
+    /// The same with another decoder, which has Go's habits or has decoded a `Config` before. It says which key is wrong.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_with(
+        raw: &Map<String, Value>,
+        decode: impl Fn(&Value) -> std::result::Result<Config, String>,
+    ) -> Result<Self> {
+        let decode = |raw: Map<String, Value>| decode(&Value::Object(raw)).map_err(|problem| Error::Decode { problem });
+        let written: Config = decode(raw.clone())?;
         let name = written.if_name.as_deref().unwrap_or(DEFAULT_IF_NAME);
         let Some(settings) = annotation_settings(raw, name)? else {
             return Ok(Self { config: written, ips: None });
@@ -152,7 +168,7 @@ impl Effective {
                 merged.insert(key.clone(), value.clone());
             }
         }
-        Ok(Self { config: decode(&merged)?, ips })
+        Ok(Self { config: decode(merged)?, ips })
     }
 }
 
@@ -164,15 +180,17 @@ impl Config {
     pub fn validate(&self) -> Result<Intent> {
         let if_name = self.interface_name()?;
         let encap = self.encapsulation()?;
-        let encryption = self.encryption()?;
-        self.refuse_unsupported()?;
+        let encryption = self.encryption(encap)?;
+        self.refuse_unsupported(encap)?;
+        let vxlan = (encap == Encap::Vxlan).then(|| wire::vxlan(self)).transpose()?;
         let device = self.device.as_deref().map(|text| interface("device", text)).transpose()?;
-        let local =
-            self.local.as_deref().map(|text| parse::local_endpoint("local", text, DEFAULT_UDP_PORT)).transpose()?;
-        let peers = self.peer_list()?;
+        let port = encap.default_port();
+        let local = self.local.as_deref().map(|text| parse::local_endpoint("local", text, port)).transpose()?;
+        let peers = self.peer_list(Wire::new(encap, local))?;
         refuse_mixed_families(&peers)?;
         refuse_shared_networks(&peers)?;
-        Ok(Intent { if_name, encap, encryption, device, local, mtu_bytes: self.mtu, peers })
+        let (mtu_bytes, shortcut) = (self.mtu, self.shortcut.unwrap_or(false));
+        Ok(Intent { if_name, encap, encryption, device, local, mtu_bytes, shortcut, vxlan, peers })
     }
 
     /// The address plugin to call for the tunnel's interface, when there is one.
@@ -198,43 +216,58 @@ impl Config {
         interface("ifName", text)
     }
 
+    /// Who carries what `encap` says, also when other keys are wrong.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.encapsulation().map_or(Engine::Agent, Encap::engine)
+    }
+
     fn encapsulation(&self) -> Result<Encap> {
         match self.encap.as_deref() {
             None | Some("") => Err(Error::Missing {
                 key: "encap".into(),
-                remedy: "say what is on the wire: \"encap\": \"udp\"".into(),
+                remedy: "say what is on the wire: \"encap\": \"udp\" (or \"vxlan\")".into(),
             }),
             Some("udp") => Ok(Encap::Udp),
-            Some(other @ ("wireguard" | "vxlan" | "geneve" | "gre" | "ipip")) => {
-                Err(Error::invalid("encap", other, "is not supported by this version", "write \"udp\""))
+            Some("vxlan") => Ok(Encap::Vxlan),
+            Some(other @ ("wireguard" | "geneve" | "gre" | "ipip")) => {
+                Err(Error::invalid("encap", other, "is not supported by this version", "write \"udp\" or \"vxlan\""))
             }
-            Some(other) => Err(Error::invalid("encap", other, "is no encapsulation", "write \"udp\"")),
+            Some(other) => Err(Error::invalid("encap", other, "is no encapsulation", "write \"udp\" or \"vxlan\"")),
         }
     }
 
-    fn encryption(&self) -> Result<Encryption> {
+    fn encryption(&self, encap: Encap) -> Result<Encryption> {
         match self.encryption.as_deref() {
             Some("none") => Ok(Encryption::None),
+            None | Some("") if encap == Encap::Vxlan => {
+                Err(Error::Missing { key: "encryption".into(), remedy: format!("vxlan has none: {IN_THE_CLEAR}") })
+            }
+            Some("noise") if encap == Encap::Vxlan => {
+                Err(Error::invalid("encryption", "noise", "is nothing that vxlan has", IN_THE_CLEAR))
+            }
             None | Some("" | "noise") => Err(Error::invalid(
                 "encryption",
                 self.encryption.as_deref().unwrap_or("noise (the default)"),
                 "is not supported by this version, and nothing is sent in the clear unasked",
-                "write \"encryption\": \"none\" if the network between the pods may be trusted",
+                IN_THE_CLEAR,
             )),
             Some(other) => Err(Error::invalid("encryption", other, "is no kind of encryption", "write \"none\"")),
         }
     }
 
-    /// Keys whose meaning this version cannot honour, and values that contradict `encap: udp` without encryption.
-    fn refuse_unsupported(&self) -> Result<()> {
+    /// Keys whose meaning this version cannot honour, and values that contradict `encap` without encryption.
+    fn refuse_unsupported(&self, encap: Encap) -> Result<()> {
+        let engine = encap.engine().to_string();
         match self.engine.as_deref() {
-            None | Some("" | "auto" | "agent") => {}
+            None | Some("" | "auto") => {}
+            Some(same) if same == engine => {}
             Some(other) => {
                 return Err(Error::invalid(
                     "engine",
                     other,
-                    "cannot carry encap \"udp\"",
-                    "write \"agent\", or leave engine out",
+                    format!("cannot carry encap \"{encap}\""),
+                    format!("write \"{engine}\", or leave engine out"),
                 ));
             }
         }
@@ -257,9 +290,16 @@ impl Config {
         if let Some((key, value)) = key_material.into_iter().find_map(|(key, value)| value.as_ref().map(|v| (key, v))) {
             return Err(keys_without_encryption(key, value));
         }
-        let meaningless = [("vni", self.vni), ("ttl", self.ttl), ("tos", self.tos)];
-        if let Some((key, value)) = meaningless.into_iter().find_map(|(key, value)| value.map(|v| (key, v))) {
-            return Err(Error::invalid(key, value, "has no meaning for encap \"udp\"", "leave it out"));
+        let number = |value: Option<u32>| value.map(|value| value.to_string());
+        let of_vxlan =
+            [("vni", number(self.vni)), ("ttl", number(self.ttl)), ("tos", self.tos.as_ref().map(Value::to_string))];
+        if encap != Encap::Vxlan
+            && let Some((key, value)) = of_vxlan.into_iter().find_map(|(key, value)| value.map(|v| (key, v)))
+        {
+            return Err(wire::meaningless(key, value, encap));
+        }
+        if encap != Encap::Udp && self.shortcut == Some(true) {
+            return Err(wire::meaningless("shortcut", true, encap));
         }
         let later = [
             ("fec", self.fec.as_ref().map(Value::to_string)),
@@ -284,7 +324,7 @@ impl Config {
         Ok(())
     }
 
-    fn peer_list(&self) -> Result<Vec<IntentPeer>> {
+    fn peer_list(&self, wire: Wire) -> Result<Vec<IntentPeer>> {
         match (self.remote.as_deref(), self.peers.as_deref()) {
             (Some(remote), Some(_)) => Err(Error::invalid(
                 "remote",
@@ -293,9 +333,9 @@ impl Config {
                 "write either \"remote\" for one peer or \"peers\" for several",
             )),
             (Some(remote), None) => Ok(vec![IntentPeer {
-                endpoint: parse::remote_endpoint("remote", remote, DEFAULT_UDP_PORT)?,
+                endpoint: wire.endpoint("remote", remote)?,
                 allowed_ips: everything()?,
-                keepalive: optional_duration("keepalive", self.keepalive.as_deref())?,
+                keepalive: wire.keepalive("keepalive", self.keepalive.as_deref())?,
                 key: "remote".into(),
             }]),
             (None, Some(peers)) if !peers.is_empty() => {
@@ -307,7 +347,7 @@ impl Config {
                         "write it into each peer that needs it",
                     ));
                 }
-                peers.iter().enumerate().map(|(index, peer)| peer.validate(index, peers.len() == 1)).collect()
+                peers.iter().enumerate().map(|(index, peer)| peer.validate(index, peers.len() == 1, wire)).collect()
             }
             _ => Err(Error::Missing {
                 key: "remote".into(),
@@ -315,11 +355,6 @@ impl Config {
             }),
         }
     }
-}
-
-fn decode(raw: &Map<String, Value>) -> Result<Config> {
-    serde_path_to_error::deserialize(Value::Object(raw.clone()))
-        .map_err(|error| Error::Decode { path: error.path().to_string(), problem: error.into_inner().to_string() })
 }
 
 fn annotation_settings<'a>(raw: &'a Map<String, Value>, name: &str) -> Result<Option<&'a Map<String, Value>>> {
@@ -350,10 +385,6 @@ fn interface(key: &str, text: &str) -> Result<IfName> {
             "write 1 to 15 characters without '/', ':' or blanks",
         )
     })
-}
-
-fn optional_duration(key: &str, text: Option<&str>) -> Result<Option<std::time::Duration>> {
-    text.map(|text| parse::duration(key, text)).transpose()
 }
 
 fn keys_without_encryption(key: impl Into<String>, value: &str) -> Error {

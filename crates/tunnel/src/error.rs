@@ -30,11 +30,9 @@ pub enum Error {
         remedy: String,
     },
     /// JSON that does not have the shape of a tunnel's configuration.
-    #[error("cannot read the tunnel's configuration: {path}: {problem}")]
+    #[error("cannot read the tunnel's configuration: {problem}")]
     Decode {
-        /// Path of the key within the object.
-        path: String,
-        /// The decoder's words.
+        /// The decoder's words, with the path of the key within the object.
         problem: String,
     },
     /// The agent did not answer at all.

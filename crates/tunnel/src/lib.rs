@@ -15,6 +15,7 @@
 
 pub mod client;
 pub mod config;
+pub mod encap;
 mod error;
 pub mod frame;
 pub mod mtu;
@@ -26,7 +27,8 @@ pub mod store;
 
 pub use client::Client;
 pub use config::{Config, Effective};
+pub use encap::{Encap, Engine, Vxlan};
 pub use error::{Error, Result};
 pub use record::{AttachmentId, Pod, Record, State};
-pub use spec::{Encap, Encryption, Intent, Peer, Spec};
+pub use spec::{Encryption, Intent, Peer, Spec};
 pub use store::{Store, run_dir};

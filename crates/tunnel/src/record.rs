@@ -101,6 +101,9 @@ pub struct RouteRef {
     /// Its table; absent for the main one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub table: Option<u32>,
+    /// Where in the specification's list the peer stands to which the kernel sends its packets.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peer: Option<usize>,
 }
 
 /// One tunnel of this node.

@@ -10,19 +10,7 @@ use adit_net::IfName;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, mtu, parse};
-
-/// UDP port of `encap: udp` when none is written.
-pub const DEFAULT_UDP_PORT: u16 = 6090;
-
-/// What is on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Encap {
-    /// Our own format over UDP.
-    Udp,
-}
+use crate::{Encap, Error, Result, Vxlan, mtu, parse};
 
 /// How packets are sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,14 +19,6 @@ pub enum Encap {
 pub enum Encryption {
     /// Not at all: the underlay is trusted.
     None,
-}
-
-impl fmt::Display for Encap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Udp => "udp",
-        })
-    }
 }
 
 impl fmt::Display for Encryption {
@@ -65,6 +45,10 @@ pub struct Intent {
     pub local: Option<SocketAddr>,
     /// The interface's MTU, when written.
     pub mtu_bytes: Option<u32>,
+    /// Whether packets may skip the network on the way to a peer of the same agent.
+    pub shortcut: bool,
+    /// What only `vxlan` has.
+    pub vxlan: Option<Vxlan>,
     /// The peers, at least one, all of one address family.
     pub peers: Vec<IntentPeer>,
 }
@@ -125,7 +109,7 @@ impl OuterRoute {
     }
 }
 
-/// Everything that the agent needs to carry a tunnel; what the record keeps.
+/// Everything that is needed to carry a tunnel; what the record keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -136,17 +120,24 @@ pub struct Spec {
     pub encap: Encap,
     /// How packets are sealed.
     pub encryption: Encryption,
-    /// The outer interface, to which the outer socket is bound.
+    /// The outer interface, to which the agent binds the outer socket.
     pub device: IfName,
-    /// The outer source address and port, to which the outer socket is bound.
+    /// The outer source address and port, to which the agent binds the outer socket. The kernel's `vxlan` is sent from the
+    /// address, but from any port, and received at the port of every address.
     pub local: SocketAddr,
     /// The interface's MTU in bytes.
     pub mtu_bytes: u16,
+    /// Whether packets may skip the network on the way to a peer of the same agent.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub shortcut: bool,
+    /// What only `vxlan` has.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub vxlan: Option<Vxlan>,
     /// The peers.
     pub peers: Vec<Peer>,
 }
 
-/// A peer as the agent carries it.
+/// A peer as it is carried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -173,7 +164,7 @@ impl Intent {
         let local = match self.local {
             Some(local) if !local.ip().is_unspecified() => Self::own_address(local, first, device)?,
             port_alone => {
-                let port = port_alone.map_or(DEFAULT_UDP_PORT, |local| local.port());
+                let port = port_alone.map_or(self.encap.default_port(), |local| local.port());
                 SocketAddr::new(Self::first_address(first, device)?, port)
             }
         };
@@ -243,7 +234,11 @@ impl Intent {
             }
             path_bytes = path_bytes.min(route.mtu_bytes.unwrap_or(path_bytes));
         }
-        let mtu_bytes = mtu::interface_mtu(self.mtu_bytes, path_bytes, local.is_ipv6(), self.encryption)?;
+        let mtu_bytes = mtu::interface_mtu(
+            self.mtu_bytes,
+            path_bytes,
+            mtu::overhead_bytes(self.encap, local.is_ipv6(), self.encryption),
+        )?;
         Ok(Spec {
             if_name: self.if_name.clone(),
             encap: self.encap,
@@ -251,6 +246,8 @@ impl Intent {
             device: device.name.clone(),
             local,
             mtu_bytes,
+            shortcut: self.shortcut,
+            vxlan: self.vxlan,
             peers: self
                 .peers
                 .iter()
@@ -269,13 +266,15 @@ impl Spec {
     ///
     /// # Errors
     /// A route (or the subnet of an address) would win over the outer route and carry the tunnel's own packets into the
-    /// tunnel; IPv6 with too small an MTU.
+    /// tunnel; IPv6 with too small an MTU. Where the kernel carries the tunnel, the networks of its peers are routes, too.
     pub fn check_inner(&self, outer: &[OuterRoute], addresses: &[IpNetwork], routes: &[IpNetwork]) -> Result<()> {
-        let has_ipv6 = addresses.iter().chain(routes).any(IpNetwork::is_ipv6);
+        let owned = self.owned_networks().map(|network| ("allowedIPs", network));
+        let has_ipv6 = addresses.iter().chain(routes).any(IpNetwork::is_ipv6)
+            || owned.clone().any(|(_, network)| network.is_ipv6());
         mtu::check_ipv6_floor(self.mtu_bytes, has_ipv6)?;
         let connected = addresses.iter().copied().map(|address| ("ipam address", parse::masked(address)));
         let routed = routes.iter().copied().map(|route| ("ipam route", parse::masked(route)));
-        for (what, network) in connected.chain(routed) {
+        for (what, network) in connected.chain(routed).chain(owned) {
             let swallowed = |(peer, outer): &(&Peer, &OuterRoute)| {
                 network.contains(peer.endpoint.ip()) && network.prefix() >= outer.prefix
             };
@@ -404,6 +403,23 @@ mod tests {
             let message = spec.check_inner(&outer, &addresses, &routes).unwrap_err().to_string();
             assert!(message.contains("into the tunnel"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_peers_network_may_not_swallow_the_outer_endpoint_where_it_becomes_a_route() {
+        let spec = |encap: &str| {
+            let peer = json!([{"endpoint": "10.20.1.200", "allowedIPs": ["10.20.0.0/16"]}]);
+            let mut value = json!({"encap": encap, "encryption": "none", "peers": peer});
+            if encap == "vxlan" {
+                value["vni"] = json!(7);
+            }
+            let intent = intent(value);
+            let local = intent.local_on(&net1()).unwrap();
+            intent.resolve(&net1(), local, &[via(2, None)]).unwrap()
+        };
+        assert!(spec("udp").check_inner(&[via(2, None)], &[], &[]).is_ok());
+        let message = spec("vxlan").check_inner(&[via(2, None)], &[], &[]).unwrap_err().to_string();
+        assert!(message.starts_with("allowedIPs: 10.20.0.0/16 would send"), "{message}");
     }
 
     #[test]

@@ -260,6 +260,8 @@ mod tests {
                 device: "net1".parse().unwrap(),
                 local: "10.10.1.200:6090".parse().unwrap(),
                 mtu_bytes: 1456,
+                shortcut: false,
+                vxlan: None,
                 peers: vec![Peer {
                     endpoint: "10.20.1.200:6090".parse().unwrap(),
                     allowed_ips: vec!["0.0.0.0/0".parse().unwrap()],

@@ -66,6 +66,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { stride: 11, ..scenario("masquerade_by_iptables", by_iptables, ON_THE_HOST) },
     scenario("macvlan", macvlan, IN_THE_POD),
     scenario("tun", tunnel, ON_THE_HOST),
+    scenario("vxlan", vxlan, ON_THE_HOST),
     scenario("static", addresses_alone, ON_THE_HOST),
 ];
 
@@ -90,7 +91,7 @@ impl Scenario {
 
     /// Whether it stands on an interface that another plugin made.
     pub fn is_chained(&self) -> bool {
-        self.name == "tun"
+        matches!(self.name, "tun" | "vxlan")
     }
 }
 
@@ -124,4 +125,9 @@ fn addresses_alone(_: &Lab) -> Value {
 
 fn tunnel(lab: &Lab) -> Value {
     tun(outer(lab.mumbai(), Family::V4, FIRST_POD), "10.4.0.1/30")
+}
+
+/// No agent runs: what is left is the plugin's alone to find.
+fn vxlan(lab: &Lab) -> Value {
+    with(tunnel(lab), &json!({ "encap": "vxlan", "vni": 7 }))
 }

@@ -94,6 +94,7 @@ impl Site {
             Recovery::VanishThenDel => {
                 self.pod.vanish()?;
                 self.del()?;
+                self.await_end_of_pod()?;
                 let plugin = (self.scenario.plugin)(&self.lab);
                 (self.pod, self.config) = pod(self.scenario, &self.lab, &plugin)?;
                 Ok(())
@@ -147,6 +148,16 @@ impl Site {
     fn gc(&self) -> Result<()> {
         let config = with(self.config.clone(), &json!({ "cni.dev/valid-attachments": [], "prevResult": null }));
         self.call("GC", "", &config)?.ok().map(drop)
+    }
+
+    /// The kernel takes a namespace apart in its own time: until then the node has the other end of the pod's links, which
+    /// belongs into no picture.
+    fn await_end_of_pod(&self) -> Result<()> {
+        let container = &self.pod.identity().container_id;
+        eventually("the vanished pod's links to go", PATIENCE, || {
+            let links = self.node().root(["ip", "-o", "link", "show"])?.ok()?.stdout;
+            Ok((!links.contains(container.as_str())).then_some(()))
+        })
     }
 
     fn wait_for(&self, before: &Picture, keep: impl Fn(&str) -> bool) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use adit_net::{Error, Route};
+use adit_net::{Encapsulation, Error, LinkChange, LinkKind, Route, Vxlan};
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
@@ -15,6 +15,9 @@ pub const TESTS: &[Test] = &[
     ("a_route_is_shown_by_ip_and_read_back_equal", shown_and_read_back),
     ("an_ipv6_route_is_shown_by_ip_and_read_back_equal", ipv6_shown_and_read_back),
     ("an_ipv4_route_goes_over_an_ipv6_gateway", ipv4_over_ipv6_gateway),
+    ("an_encapsulating_route_is_shown_by_ip_and_read_back_equal", encapsulating_shown_and_read_back),
+    ("a_vxlan_device_takes_the_networks_that_it_was_told", vxlan_takes_what_it_was_told),
+    ("the_kernel_is_asked_for_vxlan_and_nothing_is_made", vxlan_is_asked_for),
     ("routes_are_listed_by_table_and_an_empty_table_is_no_error", listed_by_table),
     ("the_gateways_refusal_is_in_the_kernels_words", refusal_in_words),
     ("a_lookup_tells_device_gateway_source_mtu_and_table", lookup),
@@ -89,6 +92,85 @@ fn ipv6_shown_and_read_back(home: &Space) {
     assert!(netlink.routes(Some(1000)).unwrap()[0].satisfies(&sparse));
     assert!(netlink.delete_route(&sparse).unwrap());
     assert!(!netlink.delete_route(&route).unwrap());
+}
+
+/// A device of [`adit_net::Netlink::add_vxlan`] that is up.
+fn vxlan(home: &Space, name: &str, port: u16) -> u32 {
+    let netlink = home.netlink();
+    netlink.add_vxlan(name, port).unwrap();
+    let index = home.link(name).index;
+    netlink.change_link(index, &LinkChange { up: Some(true), addr_gen_none: true, ..LinkChange::default() }).unwrap();
+    index
+}
+
+fn encapsulating_shown_and_read_back(home: &Space) {
+    let device = vxlan(home, "tun", 4790);
+    let netlink = home.netlink();
+    let encapsulation = |source: &str, destination: &str| Encapsulation {
+        id: 0x12_3456,
+        source: ip(source),
+        destination: ip(destination),
+        ttl: 20,
+        tos: 184,
+        checksum: true,
+        dont_fragment: true,
+    };
+    let pairs = [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")];
+    for (outside, (source, destination)) in pairs.into_iter().enumerate() {
+        for inside in [format!("10.4.{outside}.0/24"), format!("fd04:{outside}::/64")] {
+            let mut route = Route::new(network(&inside), device);
+            route.encapsulation = Some(encapsulation(source, destination));
+            netlink.add_route(&route).unwrap();
+            let family = if inside.contains(':') { "-6" } else { "-4" };
+            let shown = home.ip(&format!("{family} -d route show {inside}"));
+            assert!(shown.contains(&format!("id 1193046 src {source} dst {destination}")), "{shown}");
+            let found: Vec<Route> =
+                netlink.routes(None).unwrap().into_iter().filter(|found| found.satisfies(&route)).collect();
+            assert_eq!(found.len(), 1, "{inside}");
+            assert_eq!(found[0].encapsulation, route.encapsulation);
+            let other = Route { encapsulation: Some(encapsulation(destination, source)), ..route.clone() };
+            assert!(!found[0].satisfies(&other));
+            assert!(netlink.delete_route(&route).unwrap());
+        }
+    }
+    // Without one it is another route.
+    netlink.add_route(&Route::new(network("10.4.0.0/24"), device)).unwrap();
+    assert!(netlink.routes(None).unwrap().iter().all(|found| found.encapsulation.is_none()));
+}
+
+fn vxlan_takes_what_it_was_told(home: &Space) {
+    let netlink = home.netlink();
+    let device = vxlan(home, "tun", 4790);
+    let link = home.link("tun");
+    assert_eq!(link.kind, LinkKind::Vxlan);
+    assert_eq!(link.mac, None, "it carries no Ethernet");
+    assert_eq!(link.vxlan, Some(Vxlan { port: 4790, external: true, gpe: true, vnifilter: true }));
+    assert!(!netlink.admits_vni(device, 7).unwrap());
+    assert!(netlink.admit_vni(device, 7).unwrap());
+    assert!(netlink.admits_vni(device, 7).unwrap() && !netlink.admits_vni(device, 8).unwrap());
+
+    let second = vxlan(home, "tun1", 4790);
+    let error = netlink.admit_vni(second, 7).unwrap_err();
+    assert!(error.is_exists(), "{error}");
+    assert!(error.to_string().contains("another vxlan device on this UDP port takes this VNI"), "{error}");
+    assert!(netlink.admit_vni(second, 8).unwrap());
+    assert!(!netlink.admits_vni(device, 8).unwrap(), "each device has its own");
+
+    let error = netlink.add_vxlan("tun", 4791).unwrap_err();
+    assert!(error.is_exists(), "{error}");
+    home.ip("link add taken type vxlan id 9 dstport 4792");
+    home.ip("link set taken up");
+    netlink.add_vxlan("late", 4792).unwrap();
+    let up = LinkChange { up: Some(true), ..LinkChange::default() };
+    let error = netlink.change_link(home.link("late").index, &up).unwrap_err();
+    assert!(error.is_address_in_use(), "{error}");
+}
+
+fn vxlan_is_asked_for(home: &Space) {
+    let netlink = home.netlink();
+    let before = (netlink.links().unwrap(), netlink.all_routes().unwrap());
+    netlink.require_vxlan().unwrap();
+    assert_eq!((netlink.links().unwrap(), netlink.all_routes().unwrap()), before);
 }
 
 fn ipv4_over_ipv6_gateway(home: &Space) {

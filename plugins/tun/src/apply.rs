@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use adit_cni::{Code, Error};
-use adit_net::{LinkChange, UdpSpec, create_tun, open_udp};
+use adit_net::{Address, Link, LinkChange, UdpSpec, create_tun, open_udp};
 use adit_plugin::{Undo, configure_interface, net_error};
+use adit_tunnel::{Record, State};
 
 use crate::{
     Tun,
@@ -44,32 +45,67 @@ fn push_undo<'a>(step: &Step, plan: &Plan, tun: &'a Tun, undo: &mut Undo<'a>) {
             let netns = plan.record.netns.path.clone();
             undo.push(format!("remove tunnel {attachment}"), move || tun.remover().remove(&attachment, Some(&netns)));
         }
-        Step::CreateTun | Step::Configure(_) | Step::OpenSocket | Step::HandOver => {}
+        _ => {}
     }
 }
 
-/// Descriptors on their way to the agent.
+/// The interface that was made, and descriptors on their way to the agent.
 #[derive(Default)]
 struct Opened {
+    link: Option<Link>,
     tun: Option<OwnedFd>,
     udp: Option<OwnedFd>,
 }
 
 fn apply_step(step: &Step, plan: &Plan, underlay: &Underlay, tun: &Tun, opened: &mut Opened) -> Result<(), Error> {
-    let spec = &plan.record.spec;
+    let (spec, netlink) = (&plan.record.spec, &underlay.netlink);
     match step {
         Step::WriteRecord => tun.store.write(&plan.record).map_err(tunnel_error),
         Step::CreateTun => {
             opened.tun = Some(in_pod(underlay, || create_tun(&spec.if_name))?);
             Ok(())
         }
-        Step::ShapeLink { mtu_bytes } => {
-            let change = LinkChange { mtu: Some(u32::from(*mtu_bytes)), addr_gen_none: true, ..LinkChange::default() };
-            underlay.netlink.change_link(link(underlay, plan)?.index, &change).map_err(net_error)
+        Step::CreateVxlan { port } => netlink.add_vxlan(spec.if_name.as_str(), *port).map_err(|error| {
+            let clash = error.is_exists();
+            taken(
+                error,
+                clash,
+                "local: UDP port",
+                port,
+                "before Linux 5.18 two tunnels of one pod need different ports",
+            )
+        }),
+        Step::ShapeLink { mtu_bytes, gso_max_segments } => {
+            let (mtu, gso_max_segments) = (Some(u32::from(*mtu_bytes)), *gso_max_segments);
+            let change = LinkChange { mtu, gso_max_segments, addr_gen_none: true, ..LinkChange::default() };
+            netlink.change_link(opened.link(underlay, plan)?.index, &change).map_err(net_error)
         }
-        Step::Configure(steps) => {
-            configure_interface(&underlay.netns, &underlay.netlink, &link(underlay, plan)?, steps)
+        Step::AdmitVni(vni) => match netlink.admit_vni(opened.link(underlay, plan)?.index, *vni) {
+            Ok(filtered) => {
+                if !filtered {
+                    tracing::warn!("{}: this kernel takes packets of any VNI (before Linux 5.18)", spec.if_name);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let clash = error.is_exists();
+                Err(taken(error, clash, "vni:", vni, "two tunnels of one pod need different numbers or ports"))
+            }
+        },
+        Step::Configure(steps) => configure_interface(&underlay.netns, netlink, opened.link(underlay, plan)?, steps),
+        Step::Address { network, subnet_route } => {
+            let address = Address { nodad: true, noprefixroute: !subnet_route, ..Address::new(*network) };
+            netlink.add_address(opened.link(underlay, plan)?.index, &address).map_err(net_error)
         }
+        Step::Up => {
+            let up = LinkChange { up: Some(true), ..LinkChange::default() };
+            netlink.change_link(opened.link(underlay, plan)?.index, &up).map_err(|error| {
+                let clash = error.is_address_in_use();
+                let remedy = "another program in the pod has it: write \"local\" as address:port, and the same port at the peers";
+                taken(error, clash, "local: UDP port", spec.local.port(), remedy)
+            })
+        }
+        Step::Route(route) => route.add(netlink, opened.link(underlay, plan)?.index, spec).map_err(net_error),
         Step::OpenSocket => {
             let socket = UdpSpec { local: spec.local, device: &spec.device };
             opened.udp = Some(underlay.netns.run(|| open_udp(&socket)).map_err(net_error)?.map_err(socket_error)?);
@@ -81,18 +117,37 @@ fn apply_step(step: &Step, plan: &Plan, underlay: &Underlay, tun: &Tun, opened: 
             }
             _ => Err(Error::new(Code::INTERNAL, "the plan hands over what it never opened")),
         },
+        Step::Complete => {
+            let attached = Record { state: State::Attached, ..plan.record.clone() };
+            tun.store.write(&attached).map_err(tunnel_error)
+        }
     }
+}
+
+impl Opened {
+    /// The tunnel's interface, looked up once.
+    fn link(&mut self, underlay: &Underlay, plan: &Plan) -> Result<&Link, Error> {
+        if self.link.is_none() {
+            let name = plan.record.spec.if_name.as_str();
+            self.link = underlay.netlink.link(name).map_err(net_error)?;
+        }
+        self.link.as_ref().ok_or_else(|| {
+            let name = &plan.record.spec.if_name;
+            Error::new(Code::INTERNAL, format!("the interface {name} vanished while it was being configured"))
+        })
+    }
+}
+
+/// What two of one pod cannot share is a matter of the configuration.
+fn taken(error: adit_net::Error, clash: bool, key: &str, value: impl std::fmt::Display, remedy: &str) -> Error {
+    if !clash {
+        return net_error(error);
+    }
+    Error::new(Code::INVALID_CONFIG, format!("{key} {value} is taken in this pod: {error}")).with_details(remedy)
 }
 
 fn in_pod<T>(underlay: &Underlay, open: impl FnOnce() -> adit_net::Result<T>) -> Result<T, Error> {
     underlay.netns.run(open).and_then(|opened| opened).map_err(net_error)
-}
-
-fn link(underlay: &Underlay, plan: &Plan) -> Result<adit_net::Link, Error> {
-    let name = plan.record.spec.if_name.as_str();
-    underlay.netlink.link(name).map_err(net_error)?.ok_or_else(|| {
-        Error::new(Code::INTERNAL, format!("the interface {name} vanished while it was being configured"))
-    })
 }
 
 /// A port that is taken is a matter of the configuration: two tunnels of one pod.

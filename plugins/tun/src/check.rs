@@ -1,13 +1,13 @@
 //! CHECK: what the node can see for itself. Whether the peer is there is another question: it may not exist yet.
 
 use adit_cni::{Call, CniResult, Code, Error};
-use adit_net::{LinkKind, Netlink, Route};
+use adit_net::{Link, LinkKind, Netlink, Route, Vxlan};
 use adit_plugin::{check, net_error, open_pod};
-use adit_tunnel::{AttachmentId, Config, State};
+use adit_tunnel::{AttachmentId, Config, Engine, Spec, State};
 
 use crate::{Tun, error::tunnel_error};
 
-/// Interface, addresses, routes, record, and an agent that carries it.
+/// Interface, addresses, routes, record, and an agent that carries it where that is the agent's work.
 ///
 /// # Errors
 /// The first thing that is not as ADD left it.
@@ -21,7 +21,11 @@ pub fn local_truth(
     let (index, interface) = check::pod_interface(previous, attachment.if_name.as_str(), &sandbox)?;
     let pod = open_pod(&call.netns)?;
     let netlink = Netlink::open_in(&pod).map_err(net_error)?;
-    let link = check::link(&netlink, interface, &LinkKind::Tun)?;
+    let kind = match call.config.engine() {
+        Engine::Agent => LinkKind::Tun,
+        Engine::Kernel => LinkKind::Vxlan,
+    };
+    let link = check::link(&netlink, interface, &kind)?;
     check::addresses(&netlink, &link, previous, index)?;
 
     let Some(record) = tun.store.read(attachment).map_err(tunnel_error)? else {
@@ -40,15 +44,28 @@ pub fn local_truth(
             link.name, link.mtu, record.spec.mtu_bytes
         )));
     }
+    let engine = record.spec.encap.engine();
+    if engine == Engine::Kernel {
+        device(&netlink, &link, &record.spec)?;
+    }
+    let present = if record.routes.is_empty() { Vec::new() } else { netlink.all_routes().map_err(net_error)? };
     for wanted in &record.routes {
         let mut route = Route::new(wanted.destination, link.index);
         (route.gateway, route.priority, route.table) = (wanted.gateway, wanted.priority, wanted.table);
-        if !netlink.routes(wanted.table).map_err(net_error)?.iter().any(|present| present.satisfies(&route)) {
+        route.encapsulation = wanted.peer.and_then(|peer| record.spec.encapsulation(peer));
+        if !present.iter().any(|present| present.satisfies(&route)) {
             let (destination, name) = (wanted.destination, &link.name);
-            return Err(check::mismatch(format!("Expected Route {destination} dev {name} not found in routing table")));
+            let tunnel = route.encapsulation.map(|tunnel| format!(" {tunnel}")).unwrap_or_default();
+            return Err(check::mismatch(format!(
+                "Expected Route {destination} dev {name}{tunnel} not found in routing table"
+            )));
         }
     }
+    if engine == Engine::Agent { carried(tun, attachment) } else { Ok(()) }
+}
 
+/// The agent carries it.
+fn carried(tun: &Tun, attachment: &AttachmentId) -> Result<(), Error> {
     let status = tun.agent.inspect(attachment).map_err(tunnel_error)?;
     match status {
         Some(status) if status.carried => Ok(()),
@@ -58,4 +75,19 @@ pub fn local_truth(
         None => Err(Error::new(Code::INTERNAL, format!("tunnel {attachment} is unknown to the agent"))
             .with_details("it takes recorded tunnels up within two seconds; see its log if this stays")),
     }
+}
+
+/// The VXLAN device is as ADD made it.
+fn device(netlink: &Netlink, link: &Link, spec: &Spec) -> Result<(), Error> {
+    let found = link.vxlan.unwrap_or_default();
+    // Older kernels have no filter of network identifiers.
+    let wanted = Vxlan { port: spec.local.port(), external: true, gpe: true, vnifilter: found.vnifilter };
+    if found != wanted {
+        return Err(check::mismatch(format!("Interface {} is {found:?}, not {wanted:?}", link.name)));
+    }
+    let vni = spec.vxlan.map(|vxlan| vxlan.vni).unwrap_or_default();
+    if found.vnifilter && !netlink.admits_vni(link.index, vni).map_err(net_error)? {
+        return Err(check::mismatch(format!("Interface {} does not take packets of VNI {vni}", link.name)));
+    }
+    Ok(())
 }

@@ -12,18 +12,21 @@ mod ipam;
 mod plan;
 mod pod;
 mod remove;
+mod routes;
 
 use std::path::Path;
 
 use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, GcCall, Interface, Ip, Plugin, Route, StatusCall};
+use adit_net::Netlink;
 use adit_plugin::{collected, transaction};
-use adit_tunnel::{AttachmentId, Client, Config, Effective, Store, run_dir};
+use adit_tunnel::{AttachmentId, Client, Config, Effective, Engine, Store, run_dir};
 use apply::apply;
 use error::tunnel_error;
 use ipam::Child;
 use plan::{Plan, new_record};
 use pod::Underlay;
 use remove::Remover;
+use serde_json::{Map, Value};
 
 /// The plugin, working in one run directory.
 pub struct Tun {
@@ -49,7 +52,7 @@ impl Plugin for Tun {
     const NAME: &'static str = "tun";
 
     fn add(&self, call: &Call<Config>) -> Result<CniResult, Error> {
-        let effective = Effective::read(&call.raw).map_err(tunnel_error)?;
+        let effective = effective(&call.raw).map_err(tunnel_error)?;
         let intent = effective.config.validate().map_err(tunnel_error)?;
         let previous = previous_result(call.prev_result.as_ref())?;
         let attachment = attachment_id(&call.attachment, &effective.config)?;
@@ -58,7 +61,9 @@ impl Plugin for Tun {
         let underlay = Underlay::find(call, &intent, leftover)?;
         let spec = intent.resolve(&underlay.device, underlay.local, &underlay.routes).map_err(tunnel_error)?;
         let ipam = Child::new(&effective, &spec.if_name, &call.delegate, &call.args, &call.raw)?;
-        self.agent.ping().map_err(tunnel_error)?;
+        if spec.encap.engine() == Engine::Agent {
+            self.agent.ping().map_err(tunnel_error)?;
+        }
 
         let record = new_record(call, attachment, spec, &underlay.netlink);
 
@@ -75,7 +80,7 @@ impl Plugin for Tun {
     }
 
     fn check(&self, call: &Call<Config>) -> Result<(), Error> {
-        let effective = Effective::read(&call.raw).map_err(tunnel_error)?;
+        let effective = effective(&call.raw).map_err(tunnel_error)?;
         let previous = previous_result(call.prev_result.as_ref())?;
         let attachment = attachment_id(&call.attachment, &effective.config)?;
         check::local_truth(self, call, &attachment, previous)?;
@@ -87,7 +92,7 @@ impl Plugin for Tun {
         let Ok(attachment) = attachment_id(&call.attachment, &call.config) else { return Ok(()) };
         let removed = self.remover().remove(&attachment, call.netns.as_deref());
         // The address goes back also when something else could not be removed, or when the annotation never was acceptable.
-        let effective = Effective::read(&call.raw).unwrap_or_else(|_| Effective::without_annotation(&call.config));
+        let effective = effective(&call.raw).unwrap_or_else(|_| Effective::without_annotation(&call.config));
         let released = Child::new(&effective, &attachment.if_name, &call.delegate, &call.args, &call.raw)
             .and_then(|ipam| ipam.del());
         collected([removed, released].into_iter().filter_map(Result::err).collect())
@@ -105,7 +110,13 @@ impl Plugin for Tun {
     }
 
     fn status(&self, call: &StatusCall<Config>) -> Result<(), Error> {
-        self.agent.ping().map_err(|error| Error::new(Code::NOT_AVAILABLE, error.to_string()))?;
+        let unavailable = |error: &dyn ToString| Error::new(Code::NOT_AVAILABLE, error.to_string());
+        match call.config.engine() {
+            Engine::Agent => self.agent.ping().map_err(|error| unavailable(&error))?,
+            Engine::Kernel => {
+                Netlink::open().and_then(|node| node.require_vxlan()).map_err(|error| unavailable(&error))?;
+            }
+        }
         call.config.ipam_plugin().map_or(Ok(()), |plugin| call.delegate.status(plugin))
     }
 }
@@ -127,6 +138,11 @@ fn previous_result(previous: Option<&CniResult>) -> Result<&CniResult, Error> {
     } else {
         Err(missing("has no interface in the pod"))
     }
+}
+
+/// The configuration with the annotation's keys, decoded as the plugin's input was.
+fn effective(raw: &Map<String, Value>) -> adit_tunnel::Result<Effective> {
+    Effective::read_with(raw, |value| adit_cni::config::from_value(value).map_err(|error| error.msg))
 }
 
 fn attachment_id(attachment: &Attachment, config: &Config) -> Result<AttachmentId, Error> {

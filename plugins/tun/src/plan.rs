@@ -6,16 +6,20 @@ use std::{
 };
 
 use adit_cni::{Call, CniResult, Error};
-use adit_net::{Netlink, route::TABLE_MAIN};
-use adit_plugin::{DuplicateAddressDetection, InterfaceSpec, InterfaceStep, PlannedRoute, planned_routes};
+use adit_net::Netlink;
+use adit_plugin::{DuplicateAddressDetection, InterfaceSpec, InterfaceStep, planned_routes};
 use adit_tunnel::{
-    AttachmentId, Config, Pod, Record, Spec, State,
-    record::{NetnsRef, RECORD_VERSION, RouteRef},
+    AttachmentId, Config, Encap, Pod, Record, Spec, State, Vxlan,
+    mtu::packets_per_send,
+    record::{NetnsRef, RECORD_VERSION},
     spec::OuterRoute,
 };
 use ipnetwork::IpNetwork;
 
-use crate::error::tunnel_error;
+use crate::{
+    error::tunnel_error,
+    routes::{self, TunnelRoute, is_main, is_owned_subnet},
+};
 
 /// The record that is written first, and the steps that follow it.
 #[derive(Debug)]
@@ -33,14 +37,26 @@ pub enum Step {
     WriteRecord,
     /// Create the persistent, root-owned TUN device in the pod.
     CreateTun,
+    /// Create the kernel's VXLAN device in the pod.
+    CreateVxlan { port: u16 },
+    /// Let it take packets of the tunnel's own network only.
+    AdmitVni(u32),
     /// Set the interface's MTU, and keep the kernel from giving it addresses of its own.
-    ShapeLink { mtu_bytes: u16 },
+    ShapeLink { mtu_bytes: u16, gso_max_segments: Option<u32> },
     /// Addresses, routes, up.
     Configure(Vec<InterfaceStep>),
+    /// Add an address, with the kernel's own route to its subnet or without.
+    Address { network: IpNetwork, subnet_route: bool },
+    /// Bring the interface up, which opens the kernel's outer socket.
+    Up,
+    /// Add a route with its encapsulation.
+    Route(TunnelRoute),
     /// Open the outer socket in the pod.
     OpenSocket,
     /// Hand both descriptors to the agent, which marks the record as attached.
     HandOver,
+    /// Mark the record as attached.
+    Complete,
 }
 
 /// The record of a tunnel that ADD is about to make; its addresses and routes are not known yet.
@@ -78,34 +94,58 @@ impl Plan {
         let competing: Vec<IpNetwork> =
             planned.iter().filter(|route| is_main(route.table)).map(|route| route.destination).collect();
         record.spec.check_inner(outer, &addresses, &competing).map_err(tunnel_error)?;
-        let routes = planned.iter().map(recorded).collect();
         let interface = InterfaceSpec {
             name: record.spec.if_name.as_str(),
             addresses: addresses.clone(),
-            routes: planned,
+            routes: planned.clone(),
             // Nobody else is on a point-to-point link to have the address.
             dad: DuplicateAddressDetection::Off,
             notify: false,
         };
-        let steps = vec![
-            Step::WriteRecord,
-            Step::CreateTun,
-            Step::ShapeLink { mtu_bytes: record.spec.mtu_bytes },
-            Step::Configure(interface.plan()),
-            Step::OpenSocket,
-            Step::HandOver,
-        ];
+        let shape = shape_of(&record.spec);
+        let (steps, routes) = match record.spec.vxlan {
+            None => {
+                let configure = Step::Configure(interface.plan());
+                let steps =
+                    vec![Step::WriteRecord, Step::CreateTun, shape, configure, Step::OpenSocket, Step::HandOver];
+                (steps, routes::plain(planned))
+            }
+            Some(vxlan) => {
+                let routes = routes::encapsulated(&record.spec, inner, planned);
+                (in_the_kernel(&record.spec, vxlan, shape, &interface, &routes), routes)
+            }
+        };
+        let routes = routes.iter().map(TunnelRoute::recorded).collect();
         Ok(Self { record: Record { addresses, routes, ..record }, steps })
     }
 }
 
-fn is_main(table: Option<u32>) -> bool {
-    table.is_none_or(|table| table == TABLE_MAIN)
-}
-
-fn recorded(route: &PlannedRoute) -> RouteRef {
-    let PlannedRoute { destination, gateway, priority, table, .. } = *route;
-    RouteRef { destination, gateway, priority, table }
+/// The steps of a tunnel that the kernel carries.
+fn in_the_kernel(
+    spec: &Spec,
+    vxlan: Vxlan,
+    shape: Step,
+    interface: &InterfaceSpec<'_>,
+    routes: &[TunnelRoute],
+) -> Vec<Step> {
+    let settings = interface.plan().into_iter().filter(|step| matches!(step, InterfaceStep::Sysctl { .. })).collect();
+    let mut steps = vec![
+        Step::WriteRecord,
+        Step::CreateVxlan { port: spec.local.port() },
+        shape,
+        Step::AdmitVni(vxlan.vni),
+        Step::Configure(settings),
+    ];
+    let address = |network: &IpNetwork| Step::Address {
+        network: *network,
+        // A route of the kernel's would have no encapsulation.
+        subnet_route: !is_owned_subnet(spec, *network),
+    };
+    steps.extend(interface.addresses.iter().map(address));
+    steps.push(Step::Up);
+    steps.extend(routes.iter().cloned().map(Step::Route));
+    steps.push(Step::Complete);
+    steps
 }
 
 impl fmt::Display for Step {
@@ -113,7 +153,17 @@ impl fmt::Display for Step {
         match self {
             Self::WriteRecord => f.write_str("write the record"),
             Self::CreateTun => f.write_str("create the TUN device"),
-            Self::ShapeLink { mtu_bytes } => write!(f, "set mtu {mtu_bytes}"),
+            Self::CreateVxlan { port } => write!(f, "create the VXLAN device on UDP port {port}"),
+            Self::AdmitVni(vni) => write!(f, "admit VNI {vni}"),
+            Self::Address { network, subnet_route: true } => write!(f, "add address {network}"),
+            Self::Address { network, subnet_route: false } => write!(f, "add address {network} noprefixroute"),
+            Self::Up => f.write_str("bring the link up"),
+            Self::Route(route) => write!(f, "add route {route}"),
+            Self::Complete => f.write_str("mark the record as attached"),
+            Self::ShapeLink { mtu_bytes, gso_max_segments: None } => write!(f, "set mtu {mtu_bytes}"),
+            Self::ShapeLink { mtu_bytes, gso_max_segments: Some(segments) } => {
+                write!(f, "set mtu {mtu_bytes}, gso_max_segs {segments}")
+            }
             Self::Configure(steps) => {
                 let texts: Vec<String> = steps.iter().map(ToString::to_string).collect();
                 f.write_str(&texts.join(", "))
@@ -122,6 +172,11 @@ impl fmt::Display for Step {
             Self::HandOver => f.write_str("hand the tunnel to the agent"),
         }
     }
+}
+
+fn shape_of(spec: &Spec) -> Step {
+    let per_send = || packets_per_send(spec.mtu_bytes, spec.local.is_ipv6(), spec.encryption);
+    Step::ShapeLink { mtu_bytes: spec.mtu_bytes, gso_max_segments: (spec.encap == Encap::Udp).then(per_send) }
 }
 
 #[cfg(test)]
@@ -133,7 +188,10 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let raw = json!({"encap": "udp", "encryption": "none", "remote": "10.20.1.200"});
+        record_of(&json!({"encap": "udp", "encryption": "none", "remote": "10.20.1.200"}))
+    }
+
+    fn record_of(raw: &serde_json::Value) -> Record {
         let intent = Effective::read(raw.as_object().unwrap()).unwrap().config.validate().unwrap();
         let device = Device::new("net1".parse().unwrap(), 2, 1500, vec!["10.10.1.200/24".parse().unwrap()]);
         let local = intent.local_on(&device).unwrap();
@@ -149,7 +207,7 @@ mod tests {
             pod: Pod::default(),
             state: State::Adding,
             netns: NetnsRef { path: "/run/netns/p".into(), id: adit_net::NetnsId { dev: 4, inode: 7 }, cookie: None },
-            spec: intent.resolve(&device, local, &[outer()]).unwrap(),
+            spec: intent.resolve(&device, local, &vec![outer(); intent.peers.len()]).unwrap(),
             addresses: vec![],
             routes: vec![],
             epoch_floor: 0,
@@ -185,7 +243,7 @@ mod tests {
             [
                 "write the record",
                 "create the TUN device",
-                "set mtu 1456",
+                "set mtu 1456, gso_max_segs 44",
                 "set net/ipv6/conf/tun/accept_dad = 0, add address 10.4.0.1/30, bring the link up, add route 10.5.0.0/16",
                 "open the outer socket",
                 "hand the tunnel to the agent",
@@ -193,6 +251,73 @@ mod tests {
         );
         assert_eq!(plan.record.addresses.len(), 1);
         assert_eq!(plan.record.state, State::Adding);
+    }
+
+    fn vxlan(peers: serde_json::Value, inner: &CniResult) -> Plan {
+        let raw = json!({"encap": "vxlan", "encryption": "none", "vni": 7, "peers": peers});
+        let record = record_of(&raw);
+        let outer = vec![outer(); record.spec.peers.len()];
+        Plan::new(record, &outer, inner).unwrap()
+    }
+
+    #[test]
+    fn the_kernels_tunnel_encapsulates_what_is_routed_to_it() {
+        let plan = vxlan(json!([{"endpoint": "10.20.1.200"}]), &inner("10.4.0.1/30", "10.5.0.0/16"));
+        let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            steps,
+            [
+                "write the record",
+                "create the VXLAN device on UDP port 4790",
+                "set mtu 1464",
+                "admit VNI 7",
+                "set net/ipv6/conf/tun/accept_dad = 0",
+                "add address 10.4.0.1/30 noprefixroute",
+                "bring the link up",
+                "add route 10.4.0.0/30 to peer 0",
+                "add route 10.5.0.0/16 to peer 0",
+                "mark the record as attached",
+            ]
+        );
+        let recorded: Vec<_> =
+            plan.record.routes.iter().map(|route| (route.destination.to_string(), route.peer)).collect();
+        assert_eq!(recorded, [("10.4.0.0/30".to_owned(), Some(0)), ("10.5.0.0/16".to_owned(), Some(0))]);
+        assert_eq!(plan.record.state, State::Adding);
+    }
+
+    #[test]
+    fn each_peer_of_the_kernels_tunnel_has_the_routes_of_its_networks() {
+        let peers = json!([
+            {"endpoint": "10.20.1.200", "allowedIPs": ["10.4.0.2/32", "10.6.0.0/16"]},
+            {"endpoint": "10.30.1.200", "allowedIPs": ["10.4.0.3/32", "fd04::/64"]},
+        ]);
+        let mut inner = inner("10.4.0.1/24", "10.6.7.0/24");
+        inner.routes.extend(
+            ["10.0.0.0/8", "10.6.0.0/16"].map(|dst| Route {
+                table: (dst == "10.0.0.0/8").then_some(77),
+                ..Route::new(dst.parse().unwrap(), None)
+            }),
+        );
+        let routes: Vec<String> = vxlan(peers, &inner)
+            .steps
+            .iter()
+            .map(ToString::to_string)
+            .filter_map(|step| Some(step.strip_prefix("add route ")?.to_owned()))
+            .collect();
+        assert_eq!(
+            routes,
+            [
+                "10.4.0.2/32 to peer 0",
+                "10.4.0.3/32 to peer 1",
+                "fd04::/64 to peer 1",
+                "10.4.0.2/32 table 77 to peer 0",
+                "10.6.0.0/16 table 77 to peer 0",
+                "10.4.0.3/32 table 77 to peer 1",
+                "10.6.7.0/24 to peer 0",
+                "10.0.0.0/8 table 77",
+                "10.6.0.0/16 to peer 0",
+            ]
+        );
     }
 
     #[test]

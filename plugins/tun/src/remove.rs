@@ -1,4 +1,4 @@
-//! The one way in which tunnels go: the agent lets go, the interface goes, the record goes last.
+//! The one way in which tunnels go: the agent lets go of those that it carries, the interface goes, the record goes last.
 //!
 //! Everything is found by the record, so it makes no difference whether the namespace, the agent, `prevResult` or the
 //! network's configuration is still there, nor how often it is done.
@@ -8,7 +8,7 @@ use std::path::Path;
 use adit_cni::{Attachment, Error};
 use adit_net::{LinkKind, Netlink, Netns};
 use adit_plugin::{collected, net_error};
-use adit_tunnel::{AttachmentId, Client, Record, Store};
+use adit_tunnel::{AttachmentId, Client, Engine, Record, Store};
 
 use crate::error::tunnel_error;
 
@@ -38,12 +38,14 @@ impl Remover<'_> {
     }
 
     fn remove_once(&self, attachment: &AttachmentId, netns: Option<&Path>) -> Result<(), Error> {
-        self.detach(attachment);
+        let record = self.store.read(attachment).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            None
+        });
+        if record.as_ref().is_none_or(|record| record.spec.encap.engine() == Engine::Agent) {
+            self.detach(attachment);
+        }
         if self.has_record(attachment) {
-            let record = self.store.read(attachment).unwrap_or_else(|error| {
-                tracing::warn!("{error}");
-                None
-            });
             delete_link(attachment, record.as_ref(), netns)?;
         }
         self.store.remove(attachment).map_err(tunnel_error)
@@ -86,11 +88,13 @@ impl Remover<'_> {
     }
 }
 
-/// Deletes the interface where the pod is still there. The record tells that it is ours; it has our name and kind.
+/// Deletes the interface where the pod is still there. The record tells that it is ours; it has our name and one of our kinds.
 fn delete_link(attachment: &AttachmentId, record: Option<&Record>, netns: Option<&Path>) -> Result<(), Error> {
     let Some(pod) = find_pod(record, netns) else { return Ok(()) };
     match pod.link(attachment.if_name.as_str()).map_err(net_error)? {
-        Some(link) if link.kind == LinkKind::Tun => pod.delete_link(link.index).map(drop).map_err(net_error),
+        Some(link) if matches!(link.kind, LinkKind::Tun | LinkKind::Vxlan) => {
+            pod.delete_link(link.index).map(drop).map_err(net_error)
+        }
         _ => Ok(()),
     }
 }

@@ -16,7 +16,11 @@ use adit_dataplane::{Engine, Error, PeerId, Vnet, wire};
 use ends::{DEADLINE, config, message, passes, peer, read, socket, tun, tunnel, wait_for, write};
 use std::{
     net::UdpSocket,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -103,8 +107,9 @@ fn removed_tunnel_has_closed_its_descriptors() {
 }
 
 #[test]
-fn broken_tun_breaks_only_its_own_tunnel() {
-    let engine = Engine::start(1).unwrap();
+fn broken_tun_breaks_only_its_own_tunnel_and_is_told() {
+    let (tell, told) = mpsc::channel();
+    let engine = Engine::start_confined(1, || Ok(()), Arc::new(move || tell.send(()).unwrap())).unwrap();
     let (broken, whole) = (tunnel(&engine), tunnel(&engine));
     let [one, other] = broken;
     assert_eq!(engine.broken(), []);
@@ -118,6 +123,7 @@ fn broken_tun_breaks_only_its_own_tunnel() {
         assert!(start.elapsed() < DEADLINE);
     };
     assert!(!stats.udp_attached);
+    told.recv_timeout(DEADLINE).unwrap();
     assert_eq!(engine.broken(), [one.id]);
     assert!(stats.last_error.unwrap().contains("TUN device"));
     UdpSocket::bind(one.udp).unwrap();
@@ -127,6 +133,7 @@ fn broken_tun_breaks_only_its_own_tunnel() {
     passes(&whole);
     engine.remove(one.id).unwrap();
     assert_eq!(engine.broken(), []);
+    assert!(told.try_recv().is_err());
 }
 
 #[test]

@@ -220,6 +220,7 @@ fn a_reported_link_is_read() {
             peer_netnsid: Some(3),
             macvlan_mode: Some(MacvlanMode::Vepa),
             vlan_filtering: None,
+            vxlan: None,
             port: None,
             alias: Some("a pod".into()),
             group: 77,

@@ -5,11 +5,8 @@ use std::collections::BTreeMap;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use super::{keys_without_encryption, optional_duration};
-use crate::{
-    Error, Result, parse,
-    spec::{DEFAULT_UDP_PORT, IntentPeer},
-};
+use super::{Wire, keys_without_encryption};
+use crate::{Engine, Error, Result, parse, spec::IntentPeer};
 
 /// One of `peers`, as written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -30,7 +27,7 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
-    pub(super) fn validate(&self, index: usize, alone: bool) -> Result<IntentPeer> {
+    pub(super) fn validate(&self, index: usize, alone: bool, wire: Wire) -> Result<IntentPeer> {
         let key = |name: &str| format!("peers[{index}].{name}");
         for (name, value) in [("publicKey", &self.public_key), ("presharedKeyFile", &self.preshared_key_file)] {
             if let Some(value) = value {
@@ -40,7 +37,13 @@ impl PeerConfig {
         let Some(endpoint) = self.endpoint.as_deref() else {
             return Err(Error::Missing {
                 key: key("endpoint"),
-                remedy: "write the peer's outer address; it can be learned only with encryption".into(),
+                remedy: match wire.encap.engine() {
+                    Engine::Agent => "write the peer's outer address; it can be learned only with encryption",
+                    Engine::Kernel => {
+                        "write the peer's outer address: the kernel sends every packet where a route says, and learns no addresses"
+                    }
+                }
+                .into(),
             });
         };
         let allowed_ips = match self.allowed_ips.as_deref() {
@@ -58,9 +61,9 @@ impl PeerConfig {
                 .collect::<Result<_>>()?,
         };
         Ok(IntentPeer {
-            endpoint: parse::remote_endpoint(&key("endpoint"), endpoint, DEFAULT_UDP_PORT)?,
+            endpoint: wire.endpoint(&key("endpoint"), endpoint)?,
             allowed_ips,
-            keepalive: optional_duration(&key("keepalive"), self.keepalive.as_deref())?,
+            keepalive: wire.keepalive(&key("keepalive"), self.keepalive.as_deref())?,
             key: key("endpoint"),
         })
     }

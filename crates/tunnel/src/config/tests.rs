@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::Vxlan;
 
 fn read(value: Value) -> Result<Effective> {
     Effective::read(value.as_object().unwrap())
@@ -43,7 +44,7 @@ fn every_impossible_value_names_key_value_and_remedy() {
         (plain(json!({"remote": null})), "remote is missing"),
         (plain(json!({"remote": "mumbai.example"})), "remote: mumbai.example is not an IP address"),
         (plain(json!({"remote": "0.0.0.0"})), "remote: 0.0.0.0 is the unspecified address"),
-        (plain(json!({"engine": "kernel"})), "engine: kernel cannot carry"),
+        (plain(json!({"engine": "kernel"})), "engine: kernel cannot carry encap \"udp\"; write \"agent\""),
         (plain(json!({"underlay": "host"})), "underlay: host is not supported by this version"),
         (plain(json!({"publicKey": "abc="})), "publicKey: abc= has no use"),
         (plain(json!({"vni": 7})), "vni: 7 has no meaning"),
@@ -117,4 +118,81 @@ fn an_annotation_sets_the_listed_keys_only() {
 fn settings_of_another_interface_are_not_ours() {
     let effective = read(plain(json!({"ifName": "tun1", "args": {"cni": {"tun": {"remote": "10.9.9.9"}}}}))).unwrap();
     assert!(effective.ips.is_none());
+}
+
+fn vxlan(extra: Value) -> Value {
+    let mut base = json!({"encap": "vxlan", "encryption": "none", "vni": 7, "remote": "10.20.1.200"});
+    for (key, value) in extra.as_object().unwrap() {
+        base[key] = value.clone();
+    }
+    base
+}
+
+#[test]
+fn vxlan_is_read_with_its_own_keys_and_defaults() {
+    let intent = read(vxlan(json!({}))).unwrap().config.validate().unwrap();
+    assert_eq!(intent.encap, Encap::Vxlan);
+    assert_eq!(intent.encap.engine(), Engine::Kernel);
+    assert_eq!(intent.peers[0].endpoint.to_string(), "10.20.1.200:4790");
+    let vxlan_keys = |extra: Value| {
+        let Vxlan { vni, ttl, tos } = read(vxlan(extra)).unwrap().config.validate().unwrap().vxlan.unwrap();
+        (vni, ttl, tos)
+    };
+    assert_eq!(vxlan_keys(json!({})), (7, 0, 0));
+    assert_eq!(
+        vxlan_keys(json!({"vni": 16_777_215, "ttl": 255, "tos": 184, "engine": "kernel"})),
+        (16_777_215, 255, 184)
+    );
+    // A peer's port is this end's, whether written or not.
+    for remote in ["10.20.1.200", "10.20.1.200:4791"] {
+        let other_port = vxlan(json!({"local": "0.0.0.0:4791", "remote": remote}));
+        let intent = read(other_port).unwrap().config.validate().unwrap();
+        assert_eq!(intent.peers[0].endpoint.to_string(), "10.20.1.200:4791");
+    }
+}
+
+#[test]
+fn what_vxlan_cannot_do_is_refused_with_a_reason() {
+    for (value, expected) in [
+        (vxlan(json!({"encryption": null})), "encryption is missing: vxlan has none: write \"encryption\": \"none\""),
+        (vxlan(json!({"encryption": "noise"})), "encryption: noise is nothing that vxlan has; write"),
+        (vxlan(json!({"engine": "agent"})), "engine: agent cannot carry encap \"vxlan\"; write \"kernel\""),
+        (vxlan(json!({"underlay": "host"})), "underlay: host is not supported"),
+        (vxlan(json!({"vni": null})), "vni is missing: write the network identifier that both ends use"),
+        (vxlan(json!({"vni": 0})), "vni: 0 is no network identifier; write 1 to 16777215"),
+        (vxlan(json!({"vni": 16_777_216})), "vni: 16777216 is no network identifier"),
+        (vxlan(json!({"ttl": 0})), "ttl: 0 is no TTL"),
+        (vxlan(json!({"ttl": 256})), "ttl: 256 is no TTL"),
+        (vxlan(json!({"tos": 185})), "tos: 185 is no TOS without ECN bits"),
+        (vxlan(json!({"tos": 256})), "tos: 256 is no TOS without ECN bits"),
+        (vxlan(json!({"tos": "inherit"})), "tos: inherit is not possible where routes encapsulate"),
+        (vxlan(json!({"keepalive": "25s"})), "keepalive: 25s has no meaning for encap \"vxlan\""),
+        (vxlan(json!({"shortcut": true})), "shortcut: true has no meaning for encap \"vxlan\""),
+        (vxlan(json!({"publicKey": "abc="})), "publicKey: abc= has no use"),
+        (vxlan(json!({"fec": {}})), "fec: {} is not supported"),
+        (
+            vxlan(json!({"remote": "10.20.1.200:4791"})),
+            "remote: 10.20.1.200:4791 has another port than this end (4790)",
+        ),
+        (
+            vxlan(json!({"remote": null, "peers": [{}]})),
+            "peers[0].endpoint is missing: write the peer's outer address: the kernel",
+        ),
+        (
+            vxlan(json!({"remote": null, "peers": [{"endpoint": "10.0.0.1", "keepalive": "1s"}]})),
+            "peers[0].keepalive: 1s has no meaning",
+        ),
+        (
+            vxlan(json!({"remote": null, "peers": [{"endpoint": "10.0.0.1"}, {"endpoint": "10.0.0.2"}]})),
+            "peers[0].allowedIPs is missing",
+        ),
+        (plain(json!({"tos": 184})), "tos: 184 has no meaning for encap \"udp\""),
+        (
+            plain(json!({"encap": "geneve", "remote": null})),
+            "encap: geneve is not supported by this version; write \"udp\" or \"vxlan\"",
+        ),
+    ] {
+        let message = problem(value.clone());
+        assert!(message.contains(expected), "{value}\n got: {message}\nwant: {expected}");
+    }
 }

@@ -7,7 +7,9 @@ mod cni;
 mod node;
 mod report;
 mod sample;
+mod scale;
 mod statistics;
+mod tunnel;
 
 use std::{error::Error, process::ExitCode};
 
@@ -27,12 +29,22 @@ struct Options {
 enum What {
     /// ADD, CHECK, DEL and VERSION of bridge, macvlan and static, one by one and many at once
     Cni(cni::Options),
+    /// Throughput, packets, round trips, CPU time and memory of tunnels
+    Tunnel(tunnel::Options),
+    /// Many tunnels on one node: set-up, memory, idling, restart
+    Scale(scale::Options),
+    /// The sender and the receiver of a search for the most packets a second; `tunnel` runs it
+    #[command(hide = true)]
+    Packets(tunnel::packets::Options),
 }
 
 fn main() -> ExitCode {
     trace::serve();
     let outcome = match Options::parse().what {
         What::Cni(options) => cni::run(&options),
+        What::Tunnel(options) => tunnel::run(&options),
+        What::Scale(options) => scale::run(&options),
+        What::Packets(options) => tunnel::packets::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

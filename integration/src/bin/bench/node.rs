@@ -78,10 +78,38 @@ pub fn sweep() -> Outcome {
     ip(&["-force"], &names.map(|name| format!("netns del {name}")).collect::<Vec<_>>())?;
     for entry in fs::read_dir("/run")?.flatten() {
         if entry.file_name().to_str().is_some_and(is_stale) {
+            unmount(&entry.path());
             fs::remove_dir_all(entry.path())?;
         }
     }
     Ok(())
+}
+
+/// A file system in memory on a directory, as `/run` is on a node: a record that is synced to a disk would measure the disk.
+/// Dropping it takes it away.
+#[derive(Debug)]
+pub struct InMemory(PathBuf);
+
+impl InMemory {
+    pub fn on(directory: &Path) -> Outcome<Self> {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "mode=0700", "adit-bench"]).arg(directory);
+        run(command, None, COMMAND_DEADLINE)?.ok()?;
+        Ok(Self(directory.to_owned()))
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        unmount(&self.0);
+    }
+}
+
+/// Nothing may be mounted there.
+fn unmount(directory: &Path) {
+    let mut command = Command::new("umount");
+    command.arg("--lazy").arg(directory);
+    let _ = run(command, None, COMMAND_DEADLINE);
 }
 
 fn is_stale(name: &str) -> bool {

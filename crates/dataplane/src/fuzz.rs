@@ -1,0 +1,25 @@
+//! The way from datagrams into the TUN, for the fuzz targets of `crates/dataplane/fuzz`.
+
+use crate::{
+    Checksum,
+    merge::{Mergeable, Merger},
+};
+
+/// Hands over packets (each behind [`HEADER_BYTES`](crate::wire::HEADER_BYTES) bytes of room) as they would be written to a TUN: each
+/// write is told to `accepts`, which says whether the kernel takes it.
+pub fn join(packets: &mut [(Vec<u8>, Checksum)], mut accepts: impl FnMut(&[u8]) -> bool) {
+    let mut merger = Merger::new(Mergeable { tcp: true, udp: true });
+    let mut flush = |merger: &mut Merger<'_>| {
+        merger.flush(|pieces| {
+            let written: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+            accepts(&written).then_some(()).ok_or(())
+        });
+    };
+    for (packet, checksum) in packets {
+        if let Err(packet) = merger.push(packet, *checksum) {
+            flush(&mut merger);
+            let _ = merger.push(packet, *checksum);
+        }
+    }
+    flush(&mut merger);
+}

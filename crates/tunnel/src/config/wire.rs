@@ -1,0 +1,102 @@
+//! What the encapsulation says about addresses, and the keys that only `vxlan` has.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use serde_json::Value;
+
+use super::Config;
+use crate::{Encap, Engine, Error, Result, Vxlan, parse};
+
+/// The largest VXLAN network identifier.
+const VNI_MAX: u32 = (1 << 24) - 1;
+/// The bits of a TOS that the kernel sets by itself (RFC 6040).
+const ECN_BITS: u64 = 3;
+
+/// An encapsulation and the UDP port of this end.
+#[derive(Clone, Copy)]
+pub(super) struct Wire {
+    pub(super) encap: Encap,
+    port: u16,
+}
+
+impl Wire {
+    pub(super) fn new(encap: Encap, local: Option<SocketAddr>) -> Self {
+        Self { encap, port: local.map_or(encap.default_port(), |local| local.port()) }
+    }
+
+    /// The outer address of a peer.
+    pub(super) fn endpoint(self, key: &str, text: &str) -> Result<SocketAddr> {
+        if self.encap.engine() == Engine::Agent {
+            return parse::remote_endpoint(key, text, self.encap.default_port());
+        }
+        let endpoint = parse::remote_endpoint(key, text, self.port)?;
+        if endpoint.port() != self.port {
+            return Err(Error::invalid(
+                key,
+                text,
+                format!(
+                    "has another port than this end ({}), and the kernel's {} sends to its own",
+                    self.port, self.encap
+                ),
+                format!("write the same port as \"local\": \"0.0.0.0:{}\", and at the other end", endpoint.port()),
+            ));
+        }
+        Ok(endpoint)
+    }
+
+    pub(super) fn keepalive(self, key: &str, text: Option<&str>) -> Result<Option<Duration>> {
+        match text {
+            Some(text) if self.encap.engine() == Engine::Kernel => Err(meaningless(key, text, self.encap)),
+            text => text.map(|text| parse::duration(key, text)).transpose(),
+        }
+    }
+}
+
+pub(super) fn meaningless(key: &str, value: impl fmt::Display, encap: Encap) -> Error {
+    Error::invalid(key, value, format!("has no meaning for encap \"{encap}\""), "leave it out")
+}
+
+/// `vni`, `ttl` and `tos`.
+pub(super) fn vxlan(config: &Config) -> Result<Vxlan> {
+    let vni = config.vni.ok_or_else(|| Error::Missing {
+        key: "vni".into(),
+        remedy: format!(
+            "write the network identifier that both ends use, from 1 to {VNI_MAX}: other packets are not taken"
+        ),
+    })?;
+    if !(1..=VNI_MAX).contains(&vni) {
+        return Err(Error::invalid("vni", vni, "is no network identifier", format!("write 1 to {VNI_MAX}")));
+    }
+    let ttl = match config.ttl.map(u8::try_from) {
+        None => 0,
+        Some(Ok(ttl)) if ttl > 0 => ttl,
+        _ => {
+            let written = config.ttl.unwrap_or_default();
+            return Err(Error::invalid(
+                "ttl",
+                written,
+                "is no TTL",
+                "write 1 to 255, or leave it out for the pod's default",
+            ));
+        }
+    };
+    Ok(Vxlan::new(vni, ttl, config.tos.as_ref().map_or(Ok(0), tos)?))
+}
+
+fn tos(value: &Value) -> Result<u8> {
+    let number = value.as_u64().filter(|number| number & ECN_BITS == 0).and_then(|number| u8::try_from(number).ok());
+    number.ok_or_else(|| match value.as_str() {
+        Some("inherit") => Error::invalid(
+            "tos",
+            "inherit",
+            "is not possible where routes encapsulate: the kernel takes the value of the route for every packet",
+            "write a number, or leave tos out; congestion marks (ECN) are carried over in any case",
+        ),
+        _ => Error::invalid(
+            "tos",
+            value,
+            "is no TOS without ECN bits",
+            "write a multiple of 4 up to 252 (a DSCP times 4, such as 184 for EF), or leave tos out",
+        ),
+    })
+}
