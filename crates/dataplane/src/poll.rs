@@ -8,6 +8,8 @@ const LONGEST: Duration = Duration::from_micros(50);
 /// Work in one round, in bytes, above which packets come in bulk: then a round more or less changes no packet's time, and the
 /// CPU is better spent elsewhere.
 const BULK_BYTES: usize = 16 * 1024;
+/// So long it lasts that packets come in bulk: bulk in one direction has small answers in the other.
+const BULK_ROUNDS: u32 = 32;
 /// Scores are parts of this.
 const CERTAIN: u32 = 256;
 /// A look that succeeds once in four times is worth it.
@@ -17,19 +19,20 @@ const WORTHWHILE: u32 = CERTAIN / 4;
 #[derive(Debug, Default)]
 pub(crate) struct Polling {
     score: u32,
-    in_bulk: bool,
+    /// Rounds for which packets will be thought to come in bulk.
+    bulk_rounds: u32,
 }
 
 impl Polling {
     /// How long to look again after a round of this much work.
     pub(crate) fn after(&mut self, work_bytes: usize) -> Duration {
-        self.in_bulk = work_bytes > BULK_BYTES;
-        if self.in_bulk || work_bytes == 0 || self.score < WORTHWHILE { Duration::ZERO } else { LONGEST }
+        self.bulk_rounds = if work_bytes > BULK_BYTES { BULK_ROUNDS } else { self.bulk_rounds.saturating_sub(1) };
+        if self.bulk_rounds > 0 || work_bytes == 0 || self.score < WORTHWHILE { Duration::ZERO } else { LONGEST }
     }
 
     /// The pause after that round was so long.
     pub(crate) const fn learn(&mut self, pause: Duration) {
-        if self.in_bulk {
+        if self.bulk_rounds > 0 {
             return;
         }
         let outcome = if pause.as_nanos() <= LONGEST.as_nanos() { CERTAIN } else { 0 };
@@ -70,6 +73,10 @@ mod tests {
         }
         assert_eq!(polling.after(BULK_BYTES + 1), Duration::ZERO);
         polling.learn(LONG);
+        for _ in 1..BULK_ROUNDS {
+            assert_eq!(polling.after(100), Duration::ZERO);
+            polling.learn(SHORT);
+        }
         assert_eq!(polling.after(0), Duration::ZERO);
         assert_eq!(polling.after(100), LONGEST);
         for _ in 0..100 {
