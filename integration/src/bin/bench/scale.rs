@@ -8,6 +8,7 @@ mod memory;
 use std::{
     fmt::Write as _,
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,9 @@ const ENOUGH: usize = 50;
 /// The count that the targets are for.
 const MANY: usize = 1000;
 
+/// An agent looks around a little after each change.
+const SETTLING: Duration = Duration::from_secs(6);
+
 /// What to run and what to tell.
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -52,7 +56,7 @@ pub struct Options {
     #[arg(long, default_value_t = 300)]
     limit_seconds: u64,
     /// Seconds for which idle agents are watched
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 65)]
     idle_seconds: u64,
     /// How often ADD is measured with and without `tun`; 0 leaves it out
     #[arg(long, default_value_t = 30)]
@@ -161,6 +165,8 @@ fn row(
     if up < tunnels {
         note("up", format!("only {up} have heard from their peer").into());
     }
+    // What the last ADD caused is over then.
+    thread::sleep(SETTLING);
     let idle = Idle::watch(fleet.agents()[0].pid(), Duration::from_secs(options.idle_seconds))?;
     let now = Memory::now(fleet.agents())?;
     let grown = now.since(before, tunnels);
