@@ -79,7 +79,10 @@ impl Store {
     /// The directory cannot be made, or the file cannot be written.
     pub fn write(&self, record: &Record) -> Result<()> {
         self.prepare()?;
-        if create_whole(&self.directory, &self.path(&record.attachment), record).is_ok() {
+        // A name that is taken would be found out too late.
+        if !self.has(&record.attachment)
+            && create_whole(&self.directory, &self.path(&record.attachment), record).is_ok()
+        {
             return Ok(());
         }
         let temporary = self.directory.join(format!(".{}.{}", record.attachment.file_name(), std::process::id()));
