@@ -366,3 +366,68 @@ impl Sight {
         Err(Error::Unexpected(format!("the agent had {:?} open, and has {:?}", self.agent, later.agent)))
     }
 }
+
+/// A pod whose tunnel has three peers, each in a cluster of its own.
+pub struct Star {
+    /// Its peers, in the order of [`Star::INNER`].
+    pub leaves: Vec<Pod>,
+    /// The pod with three peers, 10.4.0.1.
+    pub centre: Pod,
+    /// Where they live.
+    pub lab: Lab,
+}
+
+impl Star {
+    /// The leaves' inner addresses. The last leaf owns the whole network, the others a host or a part of it: the longest prefix
+    /// must win.
+    pub const INNER: [&str; 3] = ["10.4.0.2/24", "10.4.0.5/24", "10.4.0.200/24"];
+
+    /// Builds the lab and attaches the pods; `tunnel` is the `tun` object for a peer and an inner address.
+    ///
+    /// # Errors
+    /// The lab's, or an ADD's.
+    pub fn up(build: fn(&LabSpec) -> Result<Lab>, tunnel: fn(IpAddr, &str) -> Value) -> Result<Self> {
+        let spec = LabSpec::new(Attachment::Bridge)
+            .cluster("hub", 1)
+            .cluster("east", 1)
+            .cluster("south", 1)
+            .cluster("west", 1);
+        let lab = build(&spec)?;
+        let hub = lab.node("hub-1")?;
+        let nodes = [lab.node("east-1")?, lab.node("south-1")?, lab.node("west-1")?];
+        let allowed = [json!(["10.4.0.2/32"]), json!(["10.4.0.4/30"]), json!(["10.4.0.0/24", "fd04::/64"])];
+        let peer = |(node, allowed): (&&Node, &Value)| json!({ "endpoint": outer(node, Family::V4, FIRST_POD).to_string(), "allowedIPs": allowed });
+        let peers: Vec<Value> = nodes.iter().zip(&allowed).map(peer).collect();
+        let own = with(tunnel(outer(hub, Family::V4, 1), "10.4.0.1/24"), &json!({ "remote": null, "peers": peers }));
+        let nad = list("star", &[net1(&lab, hub), own]);
+        let centre = hub.pod("centre").attach(nad, &annotation("star", hub, FIRST_POD))?;
+        let mut leaves = Vec::new();
+        for (node, inner) in nodes.into_iter().zip(Self::INNER) {
+            let nad = list("star", &[net1(&lab, node), tunnel(outer(hub, Family::V4, FIRST_POD), inner)]);
+            leaves.push(node.pod("leaf").attach(nad, &annotation("star", node, FIRST_POD))?);
+        }
+        Ok(Self { lab, centre, leaves })
+    }
+
+    /// The node of the centre.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn hub(&self) -> Result<&Node> {
+        self.lab.node("hub-1")
+    }
+
+    /// The centre reaches each leaf, and each leaf the centre.
+    ///
+    /// # Errors
+    /// A ping is not answered.
+    pub fn all_talk(&self) -> Result<()> {
+        for inner in Self::INNER {
+            self.centre.ping(inner.split('/').next().unwrap_or_default())?.all_received()?;
+        }
+        for leaf in &self.leaves {
+            leaf.ping("10.4.0.1")?.all_received()?;
+        }
+        Ok(())
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use adit_integration::{
     trial,
     tunnels::{
-        FIRST_POD, Family, Pair, annotation, inner_pair, lab_with_agents, list, net1, outer, tun, tunnels, with,
+        FIRST_POD, Family, Pair, Star, annotation, inner_pair, lab_with_agents, list, net1, outer, tun, tunnels, with,
     },
 };
 use adit_lab::{Attachment, IperfOptions, Lab, LabSpec, eventually};
@@ -151,35 +151,9 @@ fn large_transfers() -> Outcome {
 }
 
 fn one_to_many() -> Outcome {
-    let spec =
-        LabSpec::new(Attachment::Bridge).cluster("hub", 1).cluster("east", 1).cluster("south", 1).cluster("west", 1);
-    let lab = lab_with_agents(&spec)?;
-    let hub = lab.node("hub-1")?;
-    let leaves = [lab.node("east-1")?, lab.node("south-1")?, lab.node("west-1")?];
-
-    // The last leaf owns the whole network, the others a host or a part of it: the longest prefix must win.
-    let allowed = [json!(["10.4.0.2/32"]), json!(["10.4.0.4/30"]), json!(["10.4.0.0/24", "fd04::/64"])];
-    let inner = ["10.4.0.2/24", "10.4.0.5/24", "10.4.0.200/24"];
-    let peers: Vec<_> = leaves
-        .iter()
-        .zip(&allowed)
-        .map(|(leaf, allowed)| json!({ "endpoint": outer(leaf, Family::V4, FIRST_POD).to_string(), "allowedIPs": allowed }))
-        .collect();
-    let centre = with(tun(outer(hub, Family::V4, 1), "10.4.0.1/24"), &json!({ "remote": null, "peers": peers }));
-    let centre =
-        hub.pod("centre").attach(list("star", &[net1(&lab, hub), centre]), &annotation("star", hub, FIRST_POD))?;
-
-    let mut pods = Vec::new();
-    for (leaf, inner) in leaves.iter().zip(inner) {
-        let nad = list("star", &[net1(&lab, leaf), tun(outer(hub, Family::V4, FIRST_POD), inner)]);
-        pods.push(leaf.pod("leaf").attach(nad, &annotation("star", leaf, FIRST_POD))?);
-    }
-    for inner in inner {
-        centre.ping(inner.split('/').next().unwrap_or_default())?.all_received()?;
-    }
-    for pod in &pods {
-        pod.ping("10.4.0.1")?.all_received()?;
-    }
+    let star = Star::up(lab_with_agents, tun)?;
+    let (hub, pods) = (star.hub()?, &star.leaves);
+    star.all_talk()?;
     // A leaf that uses another leaf's address is not believed.
     pods[0].root(["ip", "address", "add", "10.4.0.5/32", "dev", "tun"])?.ok()?;
     pods[0].ping_with("10.4.0.1", &["-c", "2", "-W", "1", "-I", "10.4.0.5"])?.none_received()?;

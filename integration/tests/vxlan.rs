@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use adit_integration::{
     trial,
     tunnels::{
-        Below, Call, FIRST_POD, Family, Sight, annotation, inner_pair, lab_with_agents, list, net1, outer, tun,
+        Below, Call, FIRST_POD, Family, Sight, Star, annotation, inner_pair, lab_with_agents, list, net1, outer, tun,
         tunnels, with,
     },
 };
@@ -203,34 +203,13 @@ fn large_transfers() -> Outcome {
 }
 
 fn one_to_many() -> Outcome {
-    let spec =
-        LabSpec::new(Attachment::Bridge).cluster("hub", 1).cluster("east", 1).cluster("south", 1).cluster("west", 1);
-    let lab = Lab::build(&spec)?;
-    let hub = lab.node("hub-1")?;
-    let leaves = [lab.node("east-1")?, lab.node("south-1")?, lab.node("west-1")?];
-    let allowed = [json!(["10.4.0.2/32"]), json!(["10.4.0.4/30"]), json!(["10.4.0.0/24", "fd04::/64"])];
-    let inner = ["10.4.0.2/24", "10.4.0.5/24", "10.4.0.200/24"];
-    let peers: Vec<_> = leaves
-        .iter()
-        .zip(&allowed)
-        .map(|(leaf, allowed)| json!({ "endpoint": outer(leaf, Family::V4, FIRST_POD).to_string(), "allowedIPs": allowed }))
-        .collect();
-    let centre = with(vxlan(outer(hub, Family::V4, 1), "10.4.0.1/24"), &json!({ "remote": null, "peers": peers }));
-    let centre =
-        hub.pod("centre").attach(list("star", &[net1(&lab, hub), centre]), &annotation("star", hub, FIRST_POD))?;
-    let mut pods = Vec::new();
-    for (leaf, inner) in leaves.iter().zip(inner) {
-        let nad = list("star", &[net1(&lab, leaf), vxlan(outer(hub, Family::V4, FIRST_POD), inner)]);
-        pods.push(leaf.pod("leaf").attach(nad, &annotation("star", leaf, FIRST_POD))?);
-    }
-    for inner in inner {
-        centre.ping(bare(inner))?.all_received()?;
-    }
-    for pod in &pods {
-        pod.ping("10.4.0.1")?.all_received()?;
+    let star = Star::up(Lab::build, vxlan)?;
+    let (hub, pods) = (star.hub()?, &star.leaves);
+    star.all_talk()?;
+    for pod in pods {
         pod.check()?;
     }
-    centre.check()?;
+    star.centre.check()?;
     let status = tunnels(hub)?;
     assert_eq!((status.len(), &status[0]["state"]), (1, &json!("ready")));
     assert_eq!(status[0]["peers"].as_array().map(Vec::len), Some(3));

@@ -53,8 +53,8 @@ impl Core {
         }
         if peer.hello.is_none() {
             begin_hello(peer, &mut self.random, now);
-            self.rearm();
         }
+        self.sessions_changed();
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl Core {
             }
             peer.rearm_keepalive(now);
         }
-        self.rearm();
+        self.sessions_changed();
     }
 }
 

@@ -49,14 +49,17 @@ impl Door {
             trouble.note(DropReason::SourceNotAllowed, ACTION, Errno::EPERM, about.packets);
             return Some(());
         }
-        match write(tun.as_ref()?, Vnet::with(packet)) {
-            Ok(_) => {
-                self.bytes.fetch_add(about.bytes, Ordering::Relaxed);
-                self.packets.fetch_add(about.packets, Ordering::Relaxed);
-            }
-            Err(Errno::EBADFD | Errno::EPIPE) => return None,
-            Err(errno) => trouble.note(DropReason::TunWriteFailed, ACTION, errno, about.packets),
+        let tun = tun.as_ref()?;
+        // Before the pod has it: who sees the packet sees it counted.
+        self.bytes.fetch_add(about.bytes, Ordering::Relaxed);
+        self.packets.fetch_add(about.packets, Ordering::Relaxed);
+        let Err(errno) = write(tun, Vnet::with(packet)) else { return Some(()) };
+        self.bytes.fetch_sub(about.bytes, Ordering::Relaxed);
+        self.packets.fetch_sub(about.packets, Ordering::Relaxed);
+        if matches!(errno, Errno::EBADFD | Errno::EPIPE) {
+            return None;
         }
+        trouble.note(DropReason::TunWriteFailed, ACTION, errno, about.packets);
         Some(())
     }
 

@@ -157,7 +157,7 @@ impl Core {
         if let Some(peer) = self.peers.get_mut(slot) {
             begin_hello(peer, &mut self.random, now);
         }
-        self.rearm();
+        self.sessions_changed();
         Ok(())
     }
 
@@ -176,7 +176,7 @@ impl Core {
             }
             peer.rearm_keepalive(now);
         }
-        self.rearm();
+        self.sessions_changed();
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl Core {
     pub fn remove_peer(&mut self, peer: PeerId) -> Result<()> {
         let peer = self.peers.remove(peer)?;
         self.drops.add(DropReason::NoSession, peer.waiting.len() as u64);
-        self.rearm();
+        self.sessions_changed();
         Ok(())
     }
 
@@ -235,8 +235,12 @@ impl Core {
     }
 
     /// After whatever may concern sessions.
-    pub(crate) fn rearm(&mut self) {
+    pub(crate) fn sessions_changed(&mut self) {
         self.changes = self.changes.wrapping_add(1);
+        self.rearm();
+    }
+
+    fn rearm(&mut self) {
         self.wake = self.peers.iter().filter_map(Peer::next_wake).min();
     }
 

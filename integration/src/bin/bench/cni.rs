@@ -15,6 +15,7 @@ use crate::{
     Outcome,
     cases::{BRIDGE, CASES, Case, MACVLAN},
     node::{Node, sweep},
+    put,
     report::Report,
     sample::{Call, IFNAME, Plugins, Sample},
 };
@@ -77,8 +78,7 @@ pub fn run(options: &Options) -> Outcome<bool> {
         println!("{}", report.markdown(&targets));
     }
     if options.write_docs {
-        let path = scripts::root().join("docs/benchmarks.md");
-        fs::write(&path, replaced(&fs::read_to_string(&path)?, &report.markdown(&targets))?)?;
+        put(&scripts::root().join("docs/benchmarks.md"), (BEGIN, END), &report.markdown(&targets))?;
     }
     Ok(!options.check || targets.iter().all(|target| target.is_met()))
 }
@@ -241,11 +241,4 @@ fn crowd_of(verb: &str, plugins: &Plugins, node: &Node, configs: &[Value]) -> Ou
         failures += usize::from(!call.ended(child.wait()?));
     }
     Ok((begin.elapsed(), failures))
-}
-
-fn replaced(document: &str, tables: &str) -> Outcome<String> {
-    let missing = || format!("docs/benchmarks.md lacks {BEGIN} or {END}");
-    let (before, rest) = document.split_once(BEGIN).ok_or_else(missing)?;
-    let (_, after) = rest.split_once(END).ok_or_else(missing)?;
-    Ok(format!("{before}{BEGIN}\n{tables}\n{END}{after}"))
 }

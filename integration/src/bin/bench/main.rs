@@ -11,7 +11,7 @@ mod scale;
 mod statistics;
 mod tunnel;
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, fs, path::Path, process::ExitCode};
 
 use adit_integration::trace;
 use clap::{Parser, Subcommand};
@@ -54,4 +54,13 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Puts `tables` between two marks of a document.
+pub fn put(path: &Path, (begin, end): (&str, &str), tables: &str) -> Outcome {
+    let document = fs::read_to_string(path)?;
+    let missing = || format!("{} lacks {begin} or {end}", path.display());
+    let (before, rest) = document.split_once(begin).ok_or_else(missing)?;
+    let (_, after) = rest.split_once(end).ok_or_else(missing)?;
+    Ok(fs::write(path, format!("{before}{begin}\n{tables}\n{end}{after}"))?)
 }

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     Outcome,
     node::sweep,
+    put,
     sample::Plugins,
     scale::{
         fleet::Fleet,
@@ -28,7 +29,7 @@ use crate::{
     tunnel::{
         bed::Bed,
         figures::{Limit, Target, Verdict},
-        machine, put,
+        machine,
         report::{target_json, target_table},
         traffic::{Traffic, Way},
     },

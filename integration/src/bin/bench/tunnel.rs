@@ -17,6 +17,7 @@ use adit_integration::scripts;
 use crate::{
     Outcome,
     node::sweep,
+    put,
     tunnel::{
         account::{Accounting, Spent},
         bed::{Bed, Condition, Side},
@@ -268,13 +269,4 @@ struct Peer<'a> {
     name: &'a str,
     version: &'a str,
     path: &'a std::path::Path,
-}
-
-/// Puts `tables` between two marks of a document.
-pub fn put(path: &std::path::Path, (begin, end): (&str, &str), tables: &str) -> Outcome {
-    let document = fs::read_to_string(path)?;
-    let missing = || format!("{} lacks {begin} or {end}", path.display());
-    let (before, rest) = document.split_once(begin).ok_or_else(missing)?;
-    let (_, after) = rest.split_once(end).ok_or_else(missing)?;
-    Ok(fs::write(path, format!("{before}{begin}\n{tables}\n{end}{after}"))?)
 }
