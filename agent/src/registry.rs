@@ -21,7 +21,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use adit_dataplane::{Engine, Error as EngineError, PeerConfig, PeerId, TunnelConfig, TunnelId, TunnelStats};
+use adit_dataplane::{Engine, Error as EngineError, PeerConfig, PeerId, Security, TunnelConfig, TunnelId, TunnelStats};
 use adit_tunnel::{AttachmentId, Engine as Runs, Record, State, Store, protocol::TunnelStatus, record::NetnsRef};
 
 use tokio::sync::Notify;
@@ -351,15 +351,17 @@ fn next_epoch(floor: u64) -> u64 {
 fn tunnel_config(record: &Record) -> TunnelConfig {
     let peers = (0..).map(PeerId).zip(&record.spec.peers).map(|(id, peer)| PeerConfig {
         id,
-        endpoint: peer.endpoint,
+        endpoint: Some(peer.endpoint),
         allowed_ips: peer.allowed_ips.clone(),
         keepalive: peer.keepalive_ms.map(Duration::from_millis),
+        keys: None,
     });
     TunnelConfig {
         local: record.spec.local,
         mtu_bytes: record.spec.mtu_bytes,
         epoch: record.epoch_floor,
         shortcut: record.spec.shortcut,
+        security: Security::Plain,
         peers: peers.collect(),
     }
 }

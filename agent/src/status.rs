@@ -24,7 +24,7 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
             stats.and_then(field).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
         };
         PeerStatus {
-            endpoint: stats.map_or(peer.endpoint, |stats| stats.endpoint),
+            endpoint: stats.and_then(|stats| stats.endpoint).unwrap_or(peer.endpoint),
             allowed_ips: peer.allowed_ips.clone(),
             established: stats.is_some_and(|stats| stats.established),
             handshakes: count(|stats| stats.handshakes),

@@ -250,7 +250,14 @@ mod tests {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (tun, pod) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_NONBLOCK).unwrap();
         let local = udp.local_addr().unwrap();
-        let config = TunnelConfig { local, mtu_bytes: 1456, epoch: 1, shortcut: false, peers: vec![] };
+        let config = TunnelConfig {
+            local,
+            mtu_bytes: 1456,
+            epoch: 1,
+            shortcut: false,
+            security: crate::Security::Plain,
+            peers: vec![],
+        };
         let core = Core::new(config, Instant::now(), [0; 32]).unwrap();
         let attached =
             Attached::new(TunnelId::from_key(0).0, core, tun, udp.into(), Offload::default(), &Arc::default());

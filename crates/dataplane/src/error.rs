@@ -9,6 +9,9 @@ pub enum Error {
     /// Two peers of one tunnel carry the same number.
     #[error("{0} exists already in this tunnel: give every peer a number of its own")]
     DuplicatePeer(PeerId),
+    /// A plain peer without an endpoint.
+    #[error("{0} has no endpoint: without encryption every peer needs one")]
+    NoEndpoint(PeerId),
     /// A call named a peer that the tunnel does not have.
     #[error("{0} does not exist in this tunnel")]
     UnknownPeer(PeerId),

@@ -9,6 +9,7 @@
 mod allowed;
 mod attached;
 mod batch;
+mod config;
 mod engine;
 mod error;
 #[cfg(feature = "fuzzing")]
@@ -34,13 +35,14 @@ pub mod wire;
 mod worker;
 
 pub use {
+    config::{Identity, PeerConfig, PeerKeys, PublicKey, Secret, Security, TunnelConfig},
     engine::{Engine, OnBreak, TunnelId},
     error::Error,
     offload::Offload,
     outbound::{FromTun, ShortcutPacket},
     segment::Checksum,
     stats::{DropReason, PeerStats, TunnelStats},
-    tunnel::{Core, PeerConfig, PeerId, Sink, TunnelConfig},
+    tunnel::{Core, PeerId, Sink},
     vnet::{Gso, GsoKind, Vnet},
 };
 

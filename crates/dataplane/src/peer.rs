@@ -1,6 +1,7 @@
 use crate::{PeerConfig, PeerStats};
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,8 @@ const WAITING_BYTES: usize = 65_536;
 /// One peer of a tunnel and everything that is known of it.
 pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
+    /// Where its datagrams go.
+    pub(crate) endpoint: SocketAddr,
     /// The index under which we receive from it; the same as long as its endpoint is.
     pub(crate) index: u32,
     /// What it told in the last handshake. Without it there is always a `hello`.
@@ -129,9 +132,10 @@ impl Waiting {
 }
 
 impl Peer {
-    pub(crate) fn new(config: PeerConfig, index: u32) -> Self {
+    pub(crate) fn new(config: PeerConfig, endpoint: SocketAddr, index: u32) -> Self {
         Self {
             config,
+            endpoint,
             index,
             session: None,
             hello: None,
@@ -188,7 +192,10 @@ impl Peer {
         let age = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
         PeerStats {
             id: self.config.id,
-            endpoint: self.config.endpoint,
+            endpoint: Some(self.endpoint),
+            public_key: self.config.keys.as_ref().map(|keys| keys.public),
+            cipher: None,
+            last_handshake_age: None,
             established: self.usable_session().is_some(),
             handshakes: self.handshakes,
             remote_epoch: self.session.map(|session| session.epoch),

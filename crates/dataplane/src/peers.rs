@@ -47,18 +47,18 @@ impl Peers {
         if self.by_id.contains_key(&config.id) {
             return Err(Error::DuplicatePeer(config.id));
         }
-        self.validate(&config)?;
+        let endpoint = self.validate(&config)?;
         self.last = Last::default();
         let index = self.free_index(random);
         let free = self.slots.iter().position(Option::is_none);
         let slot = Slot(free.unwrap_or(self.slots.len()));
         self.by_id.insert(config.id, slot);
-        self.by_endpoint.insert(key(config.endpoint), slot);
+        self.by_endpoint.insert(key(endpoint), slot);
         self.by_index.insert(index, slot);
         for prefix in &config.allowed_ips {
             self.allowed.insert(*prefix, slot);
         }
-        let peer = Some(Peer::new(config, index));
+        let peer = Some(Peer::new(config, endpoint, index));
         match self.slots.get_mut(slot.0) {
             Some(place) => *place = peer,
             None => self.slots.push(peer),
@@ -70,7 +70,7 @@ impl Peers {
     /// endpoint gets a new index.
     pub(crate) fn change(&mut self, config: PeerConfig, random: impl FnMut() -> u32) -> Result<(Slot, bool)> {
         let slot = self.slot_of(config.id)?;
-        self.validate(&config)?;
+        let endpoint = self.validate(&config)?;
         self.last = Last::default();
         let fresh_index = self.free_index(random);
         let Some(peer) = self.slots.get_mut(slot.0).and_then(Option::as_mut) else {
@@ -82,13 +82,14 @@ impl Peers {
         for prefix in &config.allowed_ips {
             self.allowed.insert(*prefix, slot);
         }
-        let moved = peer.config.endpoint != config.endpoint;
+        let moved = peer.endpoint != endpoint;
         if moved {
-            self.by_endpoint.remove(&key(peer.config.endpoint));
-            self.by_endpoint.insert(key(config.endpoint), slot);
+            self.by_endpoint.remove(&key(peer.endpoint));
+            self.by_endpoint.insert(key(endpoint), slot);
             self.by_index.remove(&peer.index);
             self.by_index.insert(fresh_index, slot);
             peer.index = fresh_index;
+            peer.endpoint = endpoint;
         }
         peer.config = config;
         Ok((slot, moved))
@@ -101,7 +102,7 @@ impl Peers {
         };
         self.last = Last::default();
         self.by_id.remove(&id);
-        self.by_endpoint.remove(&key(peer.config.endpoint));
+        self.by_endpoint.remove(&key(peer.endpoint));
         self.by_index.remove(&peer.index);
         for prefix in &peer.config.allowed_ips {
             self.allowed.remove(*prefix);
@@ -171,8 +172,9 @@ impl Peers {
         self.by_id.get(&id).copied().ok_or(Error::UnknownPeer(id))
     }
 
-    fn validate(&self, config: &PeerConfig) -> Result<()> {
-        let &PeerConfig { id, endpoint, .. } = config;
+    fn validate(&self, config: &PeerConfig) -> Result<SocketAddr> {
+        let id = config.id;
+        let endpoint = config.endpoint.ok_or(Error::NoEndpoint(id))?;
         let invalid = |reason| Error::InvalidEndpoint { peer: id, endpoint, local: self.local, reason };
         if endpoint.is_ipv4() != self.local.is_ipv4() {
             return Err(invalid("it is of the other IP version"));
@@ -192,7 +194,7 @@ impl Peers {
                 return Err(Error::PrefixTaken { prefix, holder });
             }
         }
-        Ok(())
+        Ok(endpoint)
     }
 
     /// The peer in the slot, if it is not this one.
@@ -227,9 +229,10 @@ mod tests {
     fn config(id: u32, endpoint: &str, allowed: &[&str]) -> PeerConfig {
         PeerConfig {
             id: PeerId(id),
-            endpoint: endpoint.parse().unwrap(),
+            endpoint: Some(endpoint.parse().unwrap()),
             allowed_ips: allowed.iter().map(|prefix| prefix.parse().unwrap()).collect(),
             keepalive: None,
+            keys: None,
         }
     }
 

@@ -190,7 +190,7 @@ impl Core {
     fn establish<'p>(&mut self, from: SocketAddr, session: Session, now: Instant, out: &mut impl Sink<'p>) {
         let start = self.start;
         if let Some((_, peer)) = self.peers.with_endpoint(from) {
-            tracing::debug!(peer = %peer.config.endpoint, epoch = session.epoch, "session established");
+            tracing::debug!(peer = %peer.endpoint, epoch = session.epoch, "session established");
             peer.session = Some(session);
             peer.hello = None;
             peer.handshakes = peer.handshakes.wrapping_add(1);
@@ -236,7 +236,7 @@ pub(crate) fn send_data<'p>(
     let Some(header) = data_header(peer, checksum, start, now) else { return };
     peer.tx.count(datagram.len().saturating_sub(HEADER_BYTES));
     put(datagram, 0, &header.encode());
-    out.network(peer.config.endpoint, &[], datagram);
+    out.network(peer.endpoint, &[], datagram);
 }
 
 /// Sends the packets that `packet` stands for.
@@ -256,7 +256,7 @@ pub(crate) fn send_several<'p>(
         put(head, 0, &header.encode());
         several.write_head(packet, &segment, head.get_mut(HEADER_BYTES..).unwrap_or_default());
         peer.tx.count(several.header_bytes().saturating_add(segment.payload.len()));
-        out.network(peer.config.endpoint, head, packet.get(segment.payload.clone()).unwrap_or_default());
+        out.network(peer.endpoint, head, packet.get(segment.payload.clone()).unwrap_or_default());
         if !segment.is_last {
             (header.counter, header.sequence) = (peer.next_counter(), peer.next_sequence());
         }
@@ -281,7 +281,7 @@ fn data_header(peer: &mut Peer, checksum: Checksum, start: Instant, now: Instant
 fn send_waiting<'p>(peer: &mut Peer, packet: &[u8], start: Instant, now: Instant, out: &mut impl Sink<'p>) {
     let Some(header) = data_header(peer, Checksum::Complete, start, now) else { return };
     peer.tx.count(packet.len());
-    out.network(peer.config.endpoint, &[&header.encode(), packet].concat(), &[]);
+    out.network(peer.endpoint, &[&header.encode(), packet].concat(), &[]);
 }
 
 /// The keepalive timer has fired: says something if nothing was said since it was set.
@@ -302,12 +302,12 @@ fn send_keepalive<'p>(peer: &mut Peer, now: Instant, out: &mut impl Sink<'p>) {
     let Some(session) = peer.session else { return };
     let header = Header { counter: peer.next_counter(), ..Header::new(Type::Data, session.index) };
     peer.last_tx = Some(now);
-    out.network(peer.config.endpoint, &header.encode(), &[]);
+    out.network(peer.endpoint, &header.encode(), &[]);
 }
 
 fn send_message<'p>(peer: &mut Peer, index: u32, message: &Message, now: Instant, out: &mut impl Sink<'p>) {
     peer.last_tx = Some(now);
     let header = Header::new(Type::Handshake, index).encode();
     let datagram = [header.as_slice(), message.encode().as_ref()].concat();
-    out.network(peer.config.endpoint, &datagram, &[]);
+    out.network(peer.endpoint, &datagram, &[]);
 }

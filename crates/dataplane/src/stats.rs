@@ -1,4 +1,4 @@
-use crate::{Offload, PeerId};
+use crate::{Offload, PeerId, PublicKey};
 use std::{net::SocketAddr, time::Duration};
 
 /// State and counters of one tunnel at one instant.
@@ -23,8 +23,14 @@ pub struct TunnelStats {
 pub struct PeerStats {
     /// The peer's number.
     pub id: PeerId,
-    /// Its outer address and port.
-    pub endpoint: SocketAddr,
+    /// Its outer address and port, as far as they are known.
+    pub endpoint: Option<SocketAddr>,
+    /// Its public key, if the tunnel is sealed.
+    pub public_key: Option<PublicKey>,
+    /// What seals the session that is up.
+    pub cipher: Option<&'static str>,
+    /// Time since the last handshake succeeded.
+    pub last_handshake_age: Option<Duration>,
     /// Whether packets can leave: a handshake completed, and the peer has not disowned its session since.
     pub established: bool,
     /// Handshakes completed since the peer was added.

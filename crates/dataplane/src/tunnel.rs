@@ -1,5 +1,5 @@
 use crate::{
-    Checksum, DropReason, Result, ShortcutPacket, TunnelStats,
+    Checksum, DropReason, PeerConfig, Result, ShortcutPacket, TunnelConfig, TunnelStats,
     allowed::AllowedIps,
     handshake::CookieMaker,
     inner,
@@ -11,7 +11,6 @@ use crate::{
     stats::Drops,
     wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type, ZERO_CHECKSUM_BYTES},
 };
-use ipnetwork::IpNetwork;
 use std::{
     fmt,
     net::SocketAddr,
@@ -29,34 +28,6 @@ impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "peer {}", self.0)
     }
-}
-
-/// The other end of a tunnel, or one of several.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerConfig {
-    /// Its number within the tunnel.
-    pub id: PeerId,
-    /// Its outer address and port. Datagrams from anywhere else are dropped.
-    pub endpoint: SocketAddr,
-    /// Inner destinations that lead to it, and the only inner sources it may use. Longest prefix wins.
-    pub allowed_ips: Vec<IpNetwork>,
-    /// Send a header-only datagram whenever nothing else was sent for this long.
-    pub keepalive: Option<Duration>,
-}
-
-/// What a tunnel needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TunnelConfig {
-    /// The outer address and port that the UDP socket is bound to.
-    pub local: SocketAddr,
-    /// The inner MTU: larger packets from the TUN are dropped.
-    pub mtu_bytes: u16,
-    /// This incarnation. The caller gives every incarnation of the tunnel a higher one.
-    pub epoch: u64,
-    /// Packets may go straight to the TUN of a peer that the same engine carries, if that tunnel allows it too.
-    pub shortcut: bool,
-    /// The peers at the start; more may come and go.
-    pub peers: Vec<PeerConfig>,
 }
 
 /// Where the core's output goes. What lives for `'p` may be kept, uncopied, until a batch is complete.
@@ -263,7 +234,7 @@ impl Core {
                 let Some((slot, peer)) = self.peers.with_index(header.index) else {
                     return Err(self.answer_unknown(from, header.index, now, out));
                 };
-                if !same_host_and_port(peer.config.endpoint, from) {
+                if !same_host_and_port(peer.endpoint, from) {
                     return Err(DropReason::WrongSource);
                 }
                 if kind != Type::Data {
@@ -310,7 +281,7 @@ impl Core {
         };
         if self.unknown_budget.take(now) {
             let header = Header::new(Type::Unknown, index).encode();
-            out.network(peer.config.endpoint, &header, &[]);
+            out.network(peer.endpoint, &header, &[]);
         } else {
             self.drops.count(DropReason::RateLimited);
         }

@@ -2,7 +2,7 @@
 //! whole, and answers nobody with more bytes than it was sent.
 #![no_main]
 
-use adit_dataplane::{Checksum, Core, PeerConfig, PeerId, Sink, TunnelConfig, wire};
+use adit_dataplane::{Checksum, Core, PeerConfig, PeerId, Security, Sink, TunnelConfig, wire};
 use libfuzzer_sys::fuzz_target;
 use std::{
     net::SocketAddr,
@@ -30,11 +30,19 @@ impl<'p> Sink<'p> for Output {
 fn core(local: ([u8; 4], u16), remote: ([u8; 4], u16), theirs: &str, now: Instant) -> Core {
     let peer = PeerConfig {
         id: PeerId(1),
-        endpoint: remote.into(),
+        endpoint: Some(remote.into()),
         allowed_ips: vec![theirs.parse().unwrap()],
         keepalive: Some(Duration::from_secs(1)),
+        keys: None,
     };
-    let config = TunnelConfig { local: local.into(), mtu_bytes: 1456, epoch: 9, shortcut: false, peers: vec![peer] };
+    let config = TunnelConfig {
+        local: local.into(),
+        mtu_bytes: 1456,
+        epoch: 9,
+        shortcut: false,
+        security: Security::Plain,
+        peers: vec![peer],
+    };
     Core::new(config, now, [local.0[3]; 32]).unwrap()
 }
 

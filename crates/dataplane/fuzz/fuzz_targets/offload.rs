@@ -6,7 +6,7 @@
 #[allow(dead_code)]
 mod model;
 
-use adit_dataplane::{Checksum, Core, FromTun, PeerConfig, PeerId, Sink, TunnelConfig, Vnet, fuzz, wire};
+use adit_dataplane::{Checksum, Core, FromTun, PeerConfig, PeerId, Security, Sink, TunnelConfig, Vnet, fuzz, wire};
 use libfuzzer_sys::fuzz_target;
 use std::{net::SocketAddr, time::Instant};
 
@@ -32,9 +32,15 @@ impl<'p> Sink<'p> for Output {
 fn core(local: ([u8; 4], u16), remote: ([u8; 4], u16), now: Instant) -> Core {
     // Any inner address, so that bytes seldom go to nobody.
     let allowed_ips = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().unwrap()).to_vec();
-    let peer = PeerConfig { id: PeerId(1), endpoint: remote.into(), allowed_ips, keepalive: None };
-    let config =
-        TunnelConfig { local: local.into(), mtu_bytes: MTU_BYTES, epoch: 9, shortcut: false, peers: vec![peer] };
+    let peer = PeerConfig { id: PeerId(1), endpoint: Some(remote.into()), allowed_ips, keepalive: None, keys: None };
+    let config = TunnelConfig {
+        local: local.into(),
+        mtu_bytes: MTU_BYTES,
+        epoch: 9,
+        shortcut: false,
+        security: Security::Plain,
+        peers: vec![peer],
+    };
     Core::new(config, now, [local.0[3]; 32]).unwrap()
 }
 

@@ -1,6 +1,6 @@
 //! Tunnels whose pods are in this process.
 
-use adit_dataplane::{Engine, PeerConfig, PeerId, TunnelConfig, TunnelId, TunnelStats, wire};
+use adit_dataplane::{Engine, PeerConfig, PeerId, Security, TunnelConfig, TunnelId, TunnelStats, wire};
 use nix::sys::{
     socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair, sockopt},
     time::TimeVal,
@@ -33,11 +33,24 @@ pub fn tun() -> (OwnedFd, OwnedFd) {
 }
 
 pub fn config(own: usize, local: SocketAddr, remote: SocketAddr) -> TunnelConfig {
-    TunnelConfig { local, mtu_bytes: 1456, epoch: 1, shortcut: false, peers: vec![peer(remote, 1 - own)] }
+    TunnelConfig {
+        local,
+        mtu_bytes: 1456,
+        epoch: 1,
+        shortcut: false,
+        security: Security::Plain,
+        peers: vec![peer(remote, 1 - own)],
+    }
 }
 
 pub fn peer(endpoint: SocketAddr, number: usize) -> PeerConfig {
-    PeerConfig { id: PeerId(0), endpoint, allowed_ips: vec![IpAddr::from(INSIDE[number]).into()], keepalive: None }
+    PeerConfig {
+        id: PeerId(0),
+        endpoint: Some(endpoint),
+        allowed_ips: vec![IpAddr::from(INSIDE[number]).into()],
+        keepalive: None,
+        keys: None,
+    }
 }
 
 /// A tunnel with both ends in this engine, up.

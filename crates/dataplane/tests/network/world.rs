@@ -1,7 +1,9 @@
 //! A network in memory: cores with addresses, datagrams that take 10 ms, a clock that jumps. Eve is the
 //! test: she reads `sent`, loses datagrams through `lose`, and sends what she likes with `inject`.
 
-use adit_dataplane::{Checksum, Core, FromTun, PeerConfig, PeerId, Sink, TunnelConfig, TunnelStats, Vnet, wire};
+use adit_dataplane::{
+    Checksum, Core, FromTun, PeerConfig, PeerId, Security, Sink, TunnelConfig, TunnelStats, Vnet, wire,
+};
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
@@ -87,14 +89,22 @@ pub fn with_room(packet: &[u8]) -> Vec<u8> {
 pub fn peer(id: u32, endpoint: &str, allowed_ips: &[&str]) -> PeerConfig {
     PeerConfig {
         id: PeerId(id),
-        endpoint: endpoint.parse().unwrap(),
+        endpoint: Some(endpoint.parse().unwrap()),
         allowed_ips: allowed_ips.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         keepalive: None,
+        keys: None,
     }
 }
 
 pub fn tunnel(local: &str, epoch: u64, peers: &[PeerConfig]) -> TunnelConfig {
-    TunnelConfig { local: local.parse().unwrap(), mtu_bytes: 1456, epoch, shortcut: false, peers: peers.to_vec() }
+    TunnelConfig {
+        local: local.parse().unwrap(),
+        mtu_bytes: 1456,
+        epoch,
+        shortcut: false,
+        security: Security::Plain,
+        peers: peers.to_vec(),
+    }
 }
 
 impl World {

@@ -1,7 +1,9 @@
 //! Two cores, and what leaves them.
 
 use crate::model::{self, Headers, TCP, u32_at};
-use adit_dataplane::{Checksum, Core, FromTun, Gso, GsoKind, PeerConfig, PeerId, Sink, TunnelConfig, Vnet, wire};
+use adit_dataplane::{
+    Checksum, Core, FromTun, Gso, GsoKind, PeerConfig, PeerId, Security, Sink, TunnelConfig, Vnet, wire,
+};
 use std::{
     net::SocketAddr,
     ops::Range,
@@ -44,14 +46,16 @@ impl Tunnel {
         let core = |local: ([u8; 4], u16), remote: ([u8; 4], u16), theirs: [&str; 2]| {
             let peer = PeerConfig {
                 id: PeerId(1),
-                endpoint: remote.into(),
+                endpoint: Some(remote.into()),
                 allowed_ips: theirs.map(|prefix| prefix.parse().unwrap()).to_vec(),
                 keepalive: None,
+                keys: None,
             };
             let config = TunnelConfig {
                 local: local.into(),
                 mtu_bytes: MTU_BYTES,
                 epoch: 9,
+                security: Security::Plain,
                 peers: vec![peer],
                 shortcut: false,
             };

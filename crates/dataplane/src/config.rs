@@ -1,0 +1,108 @@
+//! What a tunnel is told to be.
+
+use crate::{PeerId, wire::Seal};
+use ipnetwork::IpNetwork;
+use std::{fmt, net::SocketAddr, time::Duration};
+use zeroize::Zeroizing;
+
+/// The bytes of an X25519 private key (RFC 7748) or of a preshared key; wiped from memory when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<[u8; 32]>);
+
+impl Secret {
+    /// Takes the bytes over. Wiping the place that they came from is the caller's business.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+impl From<Zeroizing<[u8; 32]>> for Secret {
+    fn from(bytes: Zeroizing<[u8; 32]>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Bytes of an X25519 public key.
+pub type PublicKey = [u8; 32];
+
+/// Who this end of a sealed tunnel is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The private key of new sessions.
+    pub private: Secret,
+    /// Another one that peers may still, or already, address.
+    pub also: Option<Secret>,
+}
+
+/// What datagrams are protected by, and whose format they have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Security {
+    /// Adit's format, in the clear: the network is trusted.
+    Plain,
+    /// Adit's format, sealed.
+    Noise(Identity),
+    /// WireGuard's format and protocol.
+    WireGuard(Identity),
+}
+
+impl Security {
+    /// Whether datagrams end in a tag.
+    #[must_use]
+    pub const fn seal(&self) -> Seal {
+        match self {
+            Self::Plain => Seal::Plain,
+            Self::Noise(_) | Self::WireGuard(_) => Seal::Sealed,
+        }
+    }
+}
+
+/// How a peer of a sealed tunnel is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerKeys {
+    /// Its public key.
+    pub public: PublicKey,
+    /// Another one that is accepted from it as well, while it changes from one to the other.
+    pub also: Option<PublicKey>,
+    /// A secret that both ends were given beforehand.
+    pub preshared: Option<Secret>,
+}
+
+/// The other end of a tunnel, or one of several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Its number within the tunnel.
+    pub id: PeerId,
+    /// Its outer address and port. Plain: required, and datagrams from anywhere else are dropped. Sealed: where to begin; whatever
+    /// authenticated datagrams come from wins. Without one the peer has to begin.
+    pub endpoint: Option<SocketAddr>,
+    /// Inner destinations that lead to it, and the only inner sources it may use. Longest prefix wins.
+    pub allowed_ips: Vec<IpNetwork>,
+    /// Send a header-only datagram whenever nothing else was sent for this long.
+    pub keepalive: Option<Duration>,
+    /// Its keys, if the tunnel is sealed.
+    pub keys: Option<PeerKeys>,
+}
+
+/// What a tunnel needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelConfig {
+    /// The outer address and port that the UDP socket is bound to.
+    pub local: SocketAddr,
+    /// The inner MTU: larger packets from the TUN are dropped.
+    pub mtu_bytes: u16,
+    /// This incarnation, in microseconds since 1970. The caller gives every incarnation of the tunnel a higher one.
+    pub epoch: u64,
+    /// Packets may go straight to the TUN of a peer that the same engine carries, if that tunnel allows it too.
+    pub shortcut: bool,
+    /// Format and protection.
+    pub security: Security,
+    /// The peers at the start; more may come and go.
+    pub peers: Vec<PeerConfig>,
+}
