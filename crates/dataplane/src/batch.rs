@@ -77,7 +77,11 @@ impl<'p> Batch<'p> {
         if !payload.is_empty() {
             self.piece(payload);
         }
-        let length = head.len().saturating_add(payload.len());
+        self.count_in(to, head.len().saturating_add(payload.len()));
+        true
+    }
+
+    fn count_in(&mut self, to: SocketAddr, length: usize) {
         if self.count == 0 {
             (self.to, self.segment_bytes) = (Some(to), length);
         }
@@ -87,6 +91,23 @@ impl<'p> Batch<'p> {
         self.count = self.count.saturating_add(1);
         self.last_bytes = length;
         self.total_bytes = self.total_bytes.saturating_add(length);
+    }
+
+    /// The same for a datagram that is written in its place. False: there is no room for it, or it was not written.
+    pub(crate) fn push_written(
+        &mut self,
+        to: SocketAddr,
+        length: usize,
+        write: impl FnOnce(&mut [u8]) -> bool,
+    ) -> bool {
+        let heads = mem::take(&mut self.heads);
+        let Some((place, rest)) = heads.split_at_mut_checked(length) else { return false };
+        self.heads = rest;
+        if !write(place) {
+            return false;
+        }
+        self.piece(place);
+        self.count_in(to, length);
         true
     }
 

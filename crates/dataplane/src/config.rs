@@ -1,6 +1,6 @@
 //! What a tunnel is told to be.
 
-use crate::{PeerId, wire::Seal};
+use crate::{PeerId, sealed, wire::Seal};
 use ipnetwork::IpNetwork;
 use std::{fmt, net::SocketAddr, time::Duration};
 use zeroize::Zeroizing;
@@ -14,6 +14,16 @@ impl Secret {
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
+    }
+
+    /// The public key of this private key.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        sealed::public_key(self).unwrap_or_default()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 

@@ -1,5 +1,5 @@
 use crate::{
-    Core, Error, Offload, PeerConfig, PeerId, Result, TunnelConfig, TunnelStats,
+    Core, Error, Identity, Offload, PeerConfig, PeerId, Result, TunnelConfig, TunnelStats,
     offload::merge_receives,
     shortcut::Exchange,
     worker::{Command, Worker},
@@ -143,6 +143,14 @@ impl Engine {
         // A worker that is gone has no tunnels.
         let answers = (0..workers).map(|worker| self.0.ask_worker(worker, |reply| Command::Broken { reply }));
         answers.flat_map(Result::unwrap_or_default).collect()
+    }
+
+    /// Gives this end of a sealed tunnel other keys; sessions go on until the next handshake, which begins at once.
+    ///
+    /// # Errors
+    /// No such tunnel; it is plain; a peer has one of the keys.
+    pub fn set_identity(&self, tunnel: TunnelId, identity: Identity) -> Result<()> {
+        self.0.ask(tunnel, |reply| Command::SetIdentity { id: tunnel, identity, reply })
     }
 
     /// Adds a peer to a running tunnel.

@@ -12,6 +12,26 @@ pub enum Error {
     /// A plain peer without an endpoint.
     #[error("{0} has no endpoint: without encryption every peer needs one")]
     NoEndpoint(PeerId),
+    /// A sealed peer without a public key.
+    #[error("{0} has no public key: a sealed tunnel knows its peers by nothing else")]
+    NoKey(PeerId),
+    /// Keys for a plain tunnel.
+    #[error("the tunnel is plain and has no keys")]
+    NotSealed,
+    /// Two peers with the same public key.
+    #[error("the public key of {peer} belongs to {holder} already: give each peer a key of its own")]
+    KeyTaken {
+        /// The peer that asked for it.
+        peer: PeerId,
+        /// The peer that has it.
+        holder: PeerId,
+    },
+    /// A peer with this end's own public key.
+    #[error("the public key of {0} is this end's own: write the other end's")]
+    OwnKey(PeerId),
+    /// The library made nothing of a private key.
+    #[error("no public key can be worked out from the private key")]
+    BadPrivateKey,
     /// A call named a peer that the tunnel does not have.
     #[error("{0} does not exist in this tunnel")]
     UnknownPeer(PeerId),

@@ -39,6 +39,21 @@ pub(crate) fn addresses(packet: &[u8]) -> Option<Addresses> {
     }
 }
 
+/// The length that a packet's header gives it.
+pub(crate) fn length(packet: &[u8]) -> Option<usize> {
+    match packet.first()? >> 4 {
+        4 => {
+            let &[_, _, high, low] = packet.first_chunk()?;
+            Some(usize::from(u16::from_be_bytes([high, low])))
+        }
+        6 => {
+            let &[_, _, _, _, high, low] = packet.first_chunk()?;
+            usize::from(u16::from_be_bytes([high, low])).checked_add(IPV6_HEADER_BYTES)
+        }
+        _ => None,
+    }
+}
+
 /// TCP or UDP right behind the IP header of a packet that is no fragment: what offloads work on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Transport {
@@ -145,6 +160,27 @@ pub(crate) fn complete_checksum_at(packet: &mut [u8], start: usize, offset: usiz
     let Some(field) = covered.get_mut(offset..).and_then(<[u8]>::first_chunk_mut::<2>) else { return false };
     *field = sum.to_be_bytes();
     true
+}
+
+/// Replaces a TCP or UDP checksum that is right by the sum of the pseudo header, so that the packet may be joined with others. False,
+/// and nothing changed, when there is none or it is not right.
+#[must_use]
+pub(crate) fn make_partial(packet: &mut [u8]) -> bool {
+    let Some(transport) = Transport::of(packet) else { return false };
+    let Some(covered) = packet.get(transport.start..) else { return false };
+    let pseudo_header = pseudo_header(packet, transport.protocol).wrapping_add(covered.len() as u64);
+    let is_absent = transport.protocol == UDP && transport.number_at(packet, transport.checksum_offset()) == Some(0);
+    if is_absent || folded(add(pseudo_header, covered)) != 0xffff {
+        return false;
+    }
+    let place = transport.start.saturating_add(transport.checksum_offset());
+    match packet.get_mut(place..).and_then(<[u8]>::first_chunk_mut::<2>) {
+        Some(field) => {
+            *field = folded(pseudo_header).to_be_bytes();
+            true
+        }
+        None => false,
+    }
 }
 
 /// Writes the checksum of an IPv4 header, whose length is that of `header`.

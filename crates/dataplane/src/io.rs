@@ -217,6 +217,15 @@ impl<'p> Sink<'p> for Shell<'p> {
         }
     }
 
+    fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool) {
+        if !self.batch.takes(to, length) {
+            self.send();
+        }
+        if !self.batch.push_written(to, length, write) {
+            self.trouble.note(DropReason::SendFailed, "find room for a sealed packet", Errno::ENOBUFS, 1);
+        }
+    }
+
     fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
         if let Err(packet) = self.merger.push(packet, checksum) {
             self.write();

@@ -9,6 +9,7 @@
 mod allowed;
 mod attached;
 mod batch;
+mod budget;
 mod config;
 mod engine;
 mod error;
@@ -25,6 +26,7 @@ mod peer;
 mod peers;
 mod poll;
 mod random;
+mod sealed;
 mod segment;
 mod session;
 mod shortcut;

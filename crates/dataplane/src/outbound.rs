@@ -3,6 +3,7 @@
 use crate::{
     Checksum, Core, DropReason, PeerId, Result, Sink, Vnet, inner,
     peers::Slot,
+    sealed,
     segment::{Several, completed, settle_checksum},
     session::{send_data, send_several},
     wire::HEADER_BYTES,
@@ -46,12 +47,12 @@ impl Core {
         let packet = datagram.get(HEADER_BYTES..).ok_or(DropReason::MalformedInner)?;
         let addresses = inner::addresses(packet).ok_or(DropReason::MalformedInner)?;
         let several = header.segments.map(|gso| Several::new(packet, &header, &gso)).transpose()?;
-        if several.map_or(packet.len(), |several| several.longest_bytes()) > usize::from(self.mtu_bytes) {
+        if several.map_or(packet.len(), |several| several.longest_bytes()) > usize::from(self.way.mtu_bytes) {
             return Err(DropReason::TooBig);
         }
         let slot = self.peers.towards(addresses.destination).ok_or(DropReason::NoPeer)?;
         let peer = self.peers.get_mut(slot).ok_or(DropReason::NoPeer)?;
-        let is_usable = peer.usable_session().is_some();
+        let is_usable = peer.can_send(now);
         let packet = datagram.get_mut(HEADER_BYTES..).unwrap_or_default();
         let checksum = match &several {
             Some(several) => several.checksum,
@@ -80,12 +81,24 @@ impl Core {
                 return Ok(());
             }
         }
+        if let Some(state) = &mut peer.sealed {
+            let timer = state.said(true, now);
+            let packet = datagram.get(HEADER_BYTES..).unwrap_or_default();
+            match several {
+                Some(several) => sealed::send_packets(peer, several, packet, self.way, now, out),
+                None => sealed::send_one(peer, packet, checksum, self.way, now, out),
+            };
+            if timer {
+                self.wake_by_timers(slot);
+            }
+            return Ok(());
+        }
         match several {
             Some(several) => {
                 let packet = datagram.get(HEADER_BYTES..).unwrap_or_default();
-                send_several(peer, &several, packet, self.start, now, out);
+                send_several(peer, &several, packet, self.way.start, now, out);
             }
-            None => send_data(peer, datagram, checksum, self.start, now, out),
+            None => send_data(peer, datagram, checksum, self.way.start, now, out),
         }
         Ok(())
     }
@@ -98,7 +111,10 @@ impl Core {
         }
         if let Some(hello) = &mut peer.hello {
             hello.hurry(now);
-            self.wake = self.wake.into_iter().chain([hello.next_at]).min();
         }
+        if let Some(state) = peer.sealed.as_mut().filter(|_| peer.endpoint.is_some()) {
+            state.hurry(now);
+        }
+        self.wake_by_timers(slot);
     }
 }

@@ -1,4 +1,7 @@
-use crate::{PeerConfig, PeerStats};
+use crate::{
+    PeerConfig, PeerStats,
+    sealed::{Sealed, keypair::Cipher},
+};
 use std::{
     collections::VecDeque,
     net::SocketAddr,
@@ -15,7 +18,9 @@ const WAITING_BYTES: usize = 65_536;
 pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
     /// Where its datagrams go.
-    pub(crate) endpoint: SocketAddr,
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// Of a sealed tunnel's peer; everything up to `counter` is a plain one's.
+    pub(crate) sealed: Option<Box<Sealed>>,
     /// The index under which we receive from it; the same as long as its endpoint is.
     pub(crate) index: u32,
     /// What it told in the last handshake. Without it there is always a `hello`.
@@ -132,10 +137,11 @@ impl Waiting {
 }
 
 impl Peer {
-    pub(crate) fn new(config: PeerConfig, endpoint: SocketAddr, index: u32) -> Self {
+    pub(crate) fn new(config: PeerConfig, index: u32) -> Self {
         Self {
+            endpoint: config.endpoint,
+            sealed: config.keys.clone().map(|keys| Box::new(Sealed::new(keys))),
             config,
-            endpoint,
             index,
             session: None,
             hello: None,
@@ -155,6 +161,14 @@ impl Peer {
     /// The session to send in, unless the peer disowned it.
     pub(crate) fn usable_session(&self) -> Option<Session> {
         self.session.filter(|session| !session.suspect)
+    }
+
+    /// Whether a packet can leave now.
+    pub(crate) fn can_send(&mut self, now: Instant) -> bool {
+        match &mut self.sealed {
+            Some(state) => self.endpoint.is_some() && state.usable(now).is_some(),
+            None => self.usable_session().is_some(),
+        }
     }
 
     /// The number of the next packet.
@@ -177,29 +191,33 @@ impl Peer {
 
     /// Runs the keepalive timer from now on, or stops it.
     pub(crate) fn rearm_keepalive(&mut self, now: Instant) {
-        self.keepalive_at = match (self.config.keepalive, self.session) {
-            (Some(interval), Some(_)) if !interval.is_zero() => Some(later(now, interval)),
+        let has_session = self.session.is_some() || self.sealed.is_some();
+        self.keepalive_at = match (self.config.keepalive, has_session) {
+            (Some(interval), true) if !interval.is_zero() => Some(later(now, interval)),
             _ => None,
         };
     }
 
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         let hello_at = self.hello.map(|hello| hello.next_at);
-        hello_at.into_iter().chain(self.keepalive_at).min()
+        let sealed = self.sealed.as_ref().and_then(|state| state.next_wake());
+        hello_at.into_iter().chain(self.keepalive_at).chain(sealed).min()
     }
 
     pub(crate) fn stats(&self, now: Instant) -> PeerStats {
         let age = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
+        let state = self.sealed.as_deref();
+        let remote = state.and_then(|state| state.current.as_ref()).and_then(|keys| keys.remote);
         PeerStats {
             id: self.config.id,
-            endpoint: Some(self.endpoint),
+            endpoint: self.endpoint,
             public_key: self.config.keys.as_ref().map(|keys| keys.public),
-            cipher: None,
-            last_handshake_age: None,
-            established: self.usable_session().is_some(),
+            cipher: state.and_then(|state| state.cipher()).map(Cipher::name),
+            last_handshake_age: state.and_then(|state| age(state.established_at)),
+            established: state.map_or(self.usable_session().is_some(), |state| state.is_established(now)),
             handshakes: self.handshakes,
-            remote_epoch: self.session.map(|session| session.epoch),
-            remote_mtu_bytes: self.session.map(|session| session.mtu_bytes),
+            remote_epoch: self.session.map(|session| session.epoch).or(remote.map(|(epoch, _)| epoch)),
+            remote_mtu_bytes: self.session.map(|session| session.mtu_bytes).or(remote.map(|(_, mtu_bytes)| mtu_bytes)),
             rx_bytes: self.rx.bytes,
             rx_packets: self.rx.packets,
             tx_bytes: self.tx.bytes,

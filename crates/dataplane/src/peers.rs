@@ -1,4 +1,4 @@
-use crate::{Error, PeerConfig, PeerId, Result, allowed::AllowedIps, peer::Peer};
+use crate::{Error, PeerConfig, PeerId, PublicKey, Result, allowed::AllowedIps, peer::Peer};
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,9 +12,14 @@ pub(crate) struct Slot(usize);
 /// The peers of a tunnel, found by number, endpoint, session index or inner address.
 pub(crate) struct Peers {
     local: SocketAddr,
+    is_sealed: bool,
     slots: Vec<Option<Peer>>,
     by_id: BTreeMap<PeerId, Slot>,
+    /// Plain peers, which are known by nothing else.
     by_endpoint: HashMap<(IpAddr, u16), Slot>,
+    /// Sealed peers.
+    by_key: HashMap<PublicKey, Slot>,
+    /// A plain peer has one, a sealed one one of each session.
     by_index: HashMap<u32, Slot>,
     allowed: AllowedIps<Slot>,
     /// What was looked up last: packets come in flows.
@@ -30,12 +35,14 @@ struct Last {
 }
 
 impl Peers {
-    pub(crate) fn new(local: SocketAddr) -> Self {
+    pub(crate) fn new(local: SocketAddr, is_sealed: bool) -> Self {
         Self {
             local,
+            is_sealed,
             slots: Vec::new(),
             by_id: BTreeMap::new(),
             by_endpoint: HashMap::new(),
+            by_key: HashMap::new(),
             by_index: HashMap::new(),
             allowed: AllowedIps::new(),
             last: Last::default(),
@@ -47,18 +54,17 @@ impl Peers {
         if self.by_id.contains_key(&config.id) {
             return Err(Error::DuplicatePeer(config.id));
         }
-        let endpoint = self.validate(&config)?;
+        self.validate(&config)?;
         self.last = Last::default();
-        let index = self.free_index(random);
+        let index = if self.is_sealed { 0 } else { self.free_index(random) };
         let free = self.slots.iter().position(Option::is_none);
         let slot = Slot(free.unwrap_or(self.slots.len()));
         self.by_id.insert(config.id, slot);
-        self.by_endpoint.insert(key(endpoint), slot);
-        self.by_index.insert(index, slot);
+        self.enter(&config, index, slot);
         for prefix in &config.allowed_ips {
             self.allowed.insert(*prefix, slot);
         }
-        let peer = Some(Peer::new(config, endpoint, index));
+        let peer = Some(Peer::new(config, index));
         match self.slots.get_mut(slot.0) {
             Some(place) => *place = peer,
             None => self.slots.push(peer),
@@ -66,33 +72,63 @@ impl Peers {
         Ok(slot)
     }
 
-    /// Replaces a peer's settings, or changes nothing. Its session is the caller's business; a new
-    /// endpoint gets a new index.
+    /// Replaces a peer's settings, or changes nothing. Returns whether its endpoint or keys are new. A plain peer's session is the
+    /// caller's business then; it gets a new index.
     pub(crate) fn change(&mut self, config: PeerConfig, random: impl FnMut() -> u32) -> Result<(Slot, bool)> {
         let slot = self.slot_of(config.id)?;
-        let endpoint = self.validate(&config)?;
+        self.validate(&config)?;
         self.last = Last::default();
         let fresh_index = self.free_index(random);
         let Some(peer) = self.slots.get_mut(slot.0).and_then(Option::as_mut) else {
             return Err(Error::UnknownPeer(config.id));
         };
-        for prefix in &peer.config.allowed_ips {
+        let old = std::mem::replace(&mut peer.config, config.clone());
+        let shared = |config: &PeerConfig| config.keys.as_ref().map(|keys| (keys.public, keys.preshared.clone()));
+        let moved = old.endpoint != config.endpoint || shared(&old) != shared(&config);
+        let old_index = peer.index;
+        if old.endpoint != config.endpoint {
+            peer.endpoint = config.endpoint.or(peer.endpoint);
+        }
+        if moved && !self.is_sealed {
+            peer.index = fresh_index;
+        }
+        if let (Some(state), Some(keys)) = (&mut peer.sealed, &config.keys) {
+            state.set_keys(keys.clone());
+        }
+        let index = peer.index;
+        self.leave(&old, old_index);
+        self.enter(&config, index, slot);
+        for prefix in &old.allowed_ips {
             self.allowed.remove(*prefix);
         }
         for prefix in &config.allowed_ips {
             self.allowed.insert(*prefix, slot);
         }
-        let moved = peer.endpoint != endpoint;
-        if moved {
-            self.by_endpoint.remove(&key(peer.endpoint));
-            self.by_endpoint.insert(key(endpoint), slot);
-            self.by_index.remove(&peer.index);
-            self.by_index.insert(fresh_index, slot);
-            peer.index = fresh_index;
-            peer.endpoint = endpoint;
-        }
-        peer.config = config;
         Ok((slot, moved))
+    }
+
+    /// Makes a peer known by what datagrams tell of their sender.
+    fn enter(&mut self, config: &PeerConfig, index: u32, slot: Slot) {
+        match (&config.keys, config.endpoint) {
+            (Some(keys), _) => {
+                self.by_key.extend([Some(keys.public), keys.also].into_iter().flatten().map(|key| (key, slot)));
+            }
+            (None, Some(endpoint)) => {
+                self.by_endpoint.insert(key(endpoint), slot);
+                self.by_index.insert(index, slot);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn leave(&mut self, config: &PeerConfig, index: u32) {
+        if let Some(keys) = &config.keys {
+            self.by_key.remove(&keys.public);
+            keys.also.map(|also| self.by_key.remove(&also));
+        } else if let Some(endpoint) = config.endpoint {
+            self.by_endpoint.remove(&key(endpoint));
+            self.by_index.remove(&index);
+        }
     }
 
     pub(crate) fn remove(&mut self, id: PeerId) -> Result<Peer> {
@@ -102,8 +138,10 @@ impl Peers {
         };
         self.last = Last::default();
         self.by_id.remove(&id);
-        self.by_endpoint.remove(&key(peer.endpoint));
-        self.by_index.remove(&peer.index);
+        self.leave(&peer.config, peer.index);
+        for index in peer.sealed.iter().flat_map(|state| state.indices()) {
+            self.by_index.remove(&index);
+        }
         for prefix in &peer.config.allowed_ips {
             self.allowed.remove(*prefix);
         }
@@ -117,6 +155,27 @@ impl Peers {
         };
         self.last.index = Some((index, slot));
         Some((slot, self.get_mut(slot)?))
+    }
+
+    /// A session of the peer's is to be found by this index.
+    pub(crate) fn claim_index(&mut self, index: u32, slot: Slot) {
+        self.by_index.insert(index, slot);
+    }
+
+    pub(crate) fn release_index(&mut self, index: u32) {
+        self.by_index.remove(&index);
+        self.last = Last::default();
+    }
+
+    pub(crate) fn with_key(&mut self, public: &PublicKey) -> Option<(Slot, &mut Peer)> {
+        let slot = *self.by_key.get(public)?;
+        Some((slot, self.get_mut(slot)?))
+    }
+
+    /// The peer that has a public key.
+    pub(crate) fn holder_of_key(&self, public: &PublicKey) -> Option<PeerId> {
+        let slot = self.by_key.get(public)?;
+        Some(self.slots.get(slot.0)?.as_ref()?.config.id)
     }
 
     pub(crate) fn with_endpoint(&mut self, from: SocketAddr) -> Option<(Slot, &mut Peer)> {
@@ -155,6 +214,11 @@ impl Peers {
         self.by_id.values().filter_map(|slot| self.slots.get(slot.0)?.as_ref())
     }
 
+    /// Where peers may be kept.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        (0..self.slots.len()).map(Slot)
+    }
+
     /// With where they are kept.
     pub(crate) fn in_slots(&self) -> impl Iterator<Item = (Slot, &Peer)> {
         (0..).map(Slot).zip(&self.slots).filter_map(|(slot, peer)| Some((slot, peer.as_ref()?)))
@@ -172,9 +236,32 @@ impl Peers {
         self.by_id.get(&id).copied().ok_or(Error::UnknownPeer(id))
     }
 
-    fn validate(&self, config: &PeerConfig) -> Result<SocketAddr> {
+    fn validate(&self, config: &PeerConfig) -> Result<()> {
         let id = config.id;
-        let endpoint = config.endpoint.ok_or(Error::NoEndpoint(id))?;
+        match (&config.keys, self.is_sealed) {
+            (None, true) => return Err(Error::NoKey(id)),
+            (Some(_), false) => return Err(Error::NotSealed),
+            _ => {}
+        }
+        match config.endpoint {
+            Some(endpoint) => self.validate_endpoint(id, endpoint)?,
+            None if !self.is_sealed => return Err(Error::NoEndpoint(id)),
+            None => {}
+        }
+        let keys = config.keys.iter().flat_map(|keys| [Some(keys.public), keys.also]).flatten();
+        if let Some(holder) = keys.filter_map(|key| self.other(id, self.by_key.get(&key).copied())).next() {
+            return Err(Error::KeyTaken { peer: id, holder });
+        }
+        for prefix in &config.allowed_ips {
+            if let Some(holder) = self.other(id, self.allowed.holder(*prefix)) {
+                let prefix = masked(*prefix);
+                return Err(Error::PrefixTaken { prefix, holder });
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_endpoint(&self, id: PeerId, endpoint: SocketAddr) -> Result<()> {
         let invalid = |reason| Error::InvalidEndpoint { peer: id, endpoint, local: self.local, reason };
         if endpoint.is_ipv4() != self.local.is_ipv4() {
             return Err(invalid("it is of the other IP version"));
@@ -188,13 +275,7 @@ impl Peers {
         if let Some(holder) = self.other(id, self.by_endpoint.get(&key(endpoint)).copied()) {
             return Err(Error::EndpointTaken { endpoint, holder });
         }
-        for prefix in &config.allowed_ips {
-            if let Some(holder) = self.other(id, self.allowed.holder(*prefix)) {
-                let prefix = masked(*prefix);
-                return Err(Error::PrefixTaken { prefix, holder });
-            }
-        }
-        Ok(endpoint)
+        Ok(())
     }
 
     /// The peer in the slot, if it is not this one.
@@ -203,7 +284,7 @@ impl Peers {
         (holder != id).then_some(holder)
     }
 
-    fn free_index(&self, mut random: impl FnMut() -> u32) -> u32 {
+    pub(crate) fn free_index(&self, mut random: impl FnMut() -> u32) -> u32 {
         loop {
             let index = random();
             if index != 0 && !self.by_index.contains_key(&index) {
@@ -237,7 +318,7 @@ mod tests {
     }
 
     fn one_peer() -> Peers {
-        let mut peers = Peers::new("192.0.2.1:6090".parse().unwrap());
+        let mut peers = Peers::new("192.0.2.1:6090".parse().unwrap(), false);
         peers.add(config(1, "192.0.2.2:6090", &["10.2.0.0/16"]), || 1).unwrap();
         peers
     }

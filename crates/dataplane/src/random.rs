@@ -18,6 +18,13 @@ impl Random {
         u32::from_be_bytes([a, b, c, d])
     }
 
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(4) {
+            let number = self.next_u32().to_be_bytes();
+            chunk.iter_mut().zip(number).for_each(|(place, byte)| *place = byte);
+        }
+    }
+
     /// A number for a handshake: higher than all before it, and its low half random.
     pub(crate) fn next_nonce(&mut self) -> u64 {
         self.nonces = self.nonces.wrapping_add(1);

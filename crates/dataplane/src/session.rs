@@ -5,6 +5,7 @@ use crate::{
     handshake::{CAPABILITIES, Cookie, Message, Offer},
     peer::{Hello, Peer, Session},
     random::Random,
+    sealed::{self, format::Format},
     segment::{Checksum, LONGEST_HEADERS_BYTES, Several, put},
     wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type, VERSION},
 };
@@ -16,7 +17,15 @@ use std::{
 /// A session that heard its peer this recently is not given up for an older HELLO.
 const ALIVE: Duration = Duration::from_secs(3);
 /// The unit of the header's timestamp, as a power of two of microseconds.
-const TIMESTAMP_SHIFT: u32 = 6;
+pub(crate) const TIMESTAMP_SHIFT: u32 = 6;
+
+/// What is the same for every packet that leaves a tunnel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    pub(crate) format: Format,
+    pub(crate) mtu_bytes: u16,
+    pub(crate) start: Instant,
+}
 
 impl Core {
     pub(crate) fn receive_handshake<'p>(
@@ -102,7 +111,7 @@ impl Core {
             index: peer.index,
             epoch: self.epoch,
             capabilities: CAPABILITIES & offer.capabilities,
-            mtu_bytes: self.mtu_bytes,
+            mtu_bytes: self.way.mtu_bytes,
             nonce: offer.nonce,
         });
         send_message(peer, offer.index, &welcome, now, out);
@@ -128,7 +137,7 @@ impl Core {
         now: Instant,
         out: &mut impl Sink<'p>,
     ) -> Result<(), DropReason> {
-        let (mtu_bytes, epoch) = (self.mtu_bytes, self.epoch);
+        let (way, epoch) = (self.way, self.epoch);
         let Some((_, peer)) = self.peers.with_endpoint(from) else {
             return Err(DropReason::WrongSource);
         };
@@ -140,7 +149,7 @@ impl Core {
             hello.cookie = cookie;
             if hello.may_answer_cookie {
                 hello.may_answer_cookie = false;
-                send_hello(peer, mtu_bytes, epoch, now, out);
+                send_hello(peer, way, epoch, now, out);
             }
         }
         Ok(())
@@ -188,9 +197,9 @@ impl Core {
     }
 
     fn establish<'p>(&mut self, from: SocketAddr, session: Session, now: Instant, out: &mut impl Sink<'p>) {
-        let start = self.start;
+        let start = self.way.start;
         if let Some((_, peer)) = self.peers.with_endpoint(from) {
-            tracing::debug!(peer = %peer.endpoint, epoch = session.epoch, "session established");
+            tracing::debug!(peer = %peer.config.id, epoch = session.epoch, "session established");
             peer.session = Some(session);
             peer.hello = None;
             peer.handshakes = peer.handshakes.wrapping_add(1);
@@ -210,7 +219,7 @@ pub(crate) fn begin_hello(peer: &mut Peer, random: &mut Random, now: Instant) {
     peer.hello = Some(Hello::new(peer.last_nonce, now));
 }
 
-pub(crate) fn send_hello<'p>(peer: &mut Peer, mtu_bytes: u16, epoch: u64, now: Instant, out: &mut impl Sink<'p>) {
+pub(crate) fn send_hello<'p>(peer: &mut Peer, way: Way, epoch: u64, now: Instant, out: &mut impl Sink<'p>) {
     let Some(hello) = peer.hello else { return };
     let offer = Offer {
         min_version: VERSION,
@@ -218,7 +227,7 @@ pub(crate) fn send_hello<'p>(peer: &mut Peer, mtu_bytes: u16, epoch: u64, now: I
         index: peer.index,
         epoch,
         capabilities: CAPABILITIES,
-        mtu_bytes,
+        mtu_bytes: way.mtu_bytes,
         nonce: hello.nonce,
     };
     send_message(peer, 0, &Message::Hello(offer, hello.cookie), now, out);
@@ -233,10 +242,10 @@ pub(crate) fn send_data<'p>(
     now: Instant,
     out: &mut impl Sink<'p>,
 ) {
-    let Some(header) = data_header(peer, checksum, start, now) else { return };
+    let (Some(to), Some(header)) = (peer.endpoint, data_header(peer, checksum, start, now)) else { return };
     peer.tx.count(datagram.len().saturating_sub(HEADER_BYTES));
     put(datagram, 0, &header.encode());
-    out.network(peer.endpoint, &[], datagram);
+    out.network(to, &[], datagram);
 }
 
 /// Sends the packets that `packet` stands for.
@@ -248,7 +257,7 @@ pub(crate) fn send_several<'p>(
     now: Instant,
     out: &mut impl Sink<'p>,
 ) {
-    let Some(mut header) = data_header(peer, several.checksum, start, now) else { return };
+    let (Some(to), Some(mut header)) = (peer.endpoint, data_header(peer, several.checksum, start, now)) else { return };
     let mut head = [0; HEADER_BYTES + LONGEST_HEADERS_BYTES];
     let head_bytes = HEADER_BYTES.saturating_add(several.header_bytes());
     let Some(head) = head.get_mut(..head_bytes) else { return };
@@ -256,7 +265,7 @@ pub(crate) fn send_several<'p>(
         put(head, 0, &header.encode());
         several.write_head(packet, &segment, head.get_mut(HEADER_BYTES..).unwrap_or_default());
         peer.tx.count(several.header_bytes().saturating_add(segment.payload.len()));
-        out.network(peer.endpoint, head, packet.get(segment.payload.clone()).unwrap_or_default());
+        out.network(to, head, packet.get(segment.payload.clone()).unwrap_or_default());
         if !segment.is_last {
             (header.counter, header.sequence) = (peer.next_counter(), peer.next_sequence());
         }
@@ -279,19 +288,25 @@ fn data_header(peer: &mut Peer, checksum: Checksum, start: Instant, now: Instant
 
 /// Sends a packet that waited.
 fn send_waiting<'p>(peer: &mut Peer, packet: &[u8], start: Instant, now: Instant, out: &mut impl Sink<'p>) {
-    let Some(header) = data_header(peer, Checksum::Complete, start, now) else { return };
+    let (Some(to), Some(header)) = (peer.endpoint, data_header(peer, Checksum::Complete, start, now)) else { return };
     peer.tx.count(packet.len());
-    out.network(peer.endpoint, &[&header.encode(), packet].concat(), &[]);
+    out.network(to, &[&header.encode(), packet].concat(), &[]);
 }
 
 /// The keepalive timer has fired: says something if nothing was said since it was set.
-pub(crate) fn send_keepalive_if_idle<'p>(peer: &mut Peer, now: Instant, out: &mut impl Sink<'p>) {
+pub(crate) fn send_keepalive_if_idle<'p>(peer: &mut Peer, way: Way, now: Instant, out: &mut impl Sink<'p>) {
     let Some(interval) = peer.config.keepalive else {
         peer.keepalive_at = None;
         return;
     };
     let idle = peer.last_tx.is_none_or(|at| now.saturating_duration_since(at) >= interval);
-    if idle && peer.usable_session().is_some() {
+    if idle && peer.sealed.is_some() {
+        if !sealed::send_keepalive(peer, way, now, out)
+            && let Some(state) = peer.sealed.as_mut().filter(|_| peer.endpoint.is_some())
+        {
+            state.attempt(now);
+        }
+    } else if idle && peer.usable_session().is_some() {
         send_keepalive(peer, now, out);
     }
     let since = if idle { now } else { peer.last_tx.unwrap_or(now) };
@@ -299,15 +314,16 @@ pub(crate) fn send_keepalive_if_idle<'p>(peer: &mut Peer, now: Instant, out: &mu
 }
 
 fn send_keepalive<'p>(peer: &mut Peer, now: Instant, out: &mut impl Sink<'p>) {
-    let Some(session) = peer.session else { return };
+    let (Some(to), Some(session)) = (peer.endpoint, peer.session) else { return };
     let header = Header { counter: peer.next_counter(), ..Header::new(Type::Data, session.index) };
     peer.last_tx = Some(now);
-    out.network(peer.endpoint, &header.encode(), &[]);
+    out.network(to, &header.encode(), &[]);
 }
 
 fn send_message<'p>(peer: &mut Peer, index: u32, message: &Message, now: Instant, out: &mut impl Sink<'p>) {
+    let Some(to) = peer.endpoint else { return };
     peer.last_tx = Some(now);
     let header = Header::new(Type::Handshake, index).encode();
     let datagram = [header.as_slice(), message.encode().as_ref()].concat();
-    out.network(peer.endpoint, &datagram, &[]);
+    out.network(to, &datagram, &[]);
 }

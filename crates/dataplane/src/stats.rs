@@ -116,7 +116,19 @@ drop_reasons! {
     ReceiveFailed = "receive_failed",
     /// The TUN device refused the packet.
     TunWriteFailed = "tun_write_failed",
-    /// An UNKNOWN that was due but above the rate.
+    /// A packet that does not open: damaged, forged, or sealed by another key.
+    BadTag = "bad_tag",
+    /// A sealed packet that was there before, or is too old to tell.
+    Replayed = "replayed",
+    /// A handshake that was not made for our public key.
+    BadMac = "bad_mac",
+    /// A handshake by a key that no peer has.
+    UnknownKey = "unknown_key",
+    /// A handshake that does not open, or says nothing that is understood.
+    BadHandshake = "bad_handshake",
+    /// Sealed by a key of which the time is over.
+    TooOldKey = "too_old_key",
+    /// An UNKNOWN that was due, or a handshake to be worked out, but above the rate.
     RateLimited = "rate_limited",
 }
 

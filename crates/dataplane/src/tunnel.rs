@@ -1,12 +1,14 @@
 use crate::{
-    Checksum, DropReason, PeerConfig, Result, ShortcutPacket, TunnelConfig, TunnelStats,
+    Checksum, DropReason, Error, Identity, PeerConfig, Result, ShortcutPacket, TunnelConfig, TunnelStats,
     allowed::AllowedIps,
+    budget::Budget,
     handshake::CookieMaker,
     inner,
     peer::Peer,
     peers::{Peers, Slot},
     random::Random,
-    session::{begin_hello, send_hello, send_keepalive_if_idle},
+    sealed::{Own, Realm, format::Format},
+    session::{Way, begin_hello, send_hello, send_keepalive_if_idle},
     shortcut::{Established, Session},
     stats::Drops,
     wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type, ZERO_CHECKSUM_BYTES},
@@ -34,6 +36,9 @@ impl fmt::Display for PeerId {
 pub trait Sink<'p> {
     /// One datagram for the network: `head` followed by `payload`.
     fn network(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]);
+    /// The same, for a datagram of this length that is written in its place. `write` says whether it was: what it leaves there otherwise
+    /// goes nowhere.
+    fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool);
     /// One IP packet for the TUN, behind [`HEADER_BYTES`] bytes that nobody needs any more.
     fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum);
     /// A packet from the TUN, behind [`HEADER_BYTES`] bytes of room, for a peer whose TUN may be within reach. False: it has to take
@@ -46,17 +51,18 @@ pub trait Sink<'p> {
 
 /// A tunnel without I/O: bytes and time in, bytes out.
 pub struct Core {
-    pub(crate) mtu_bytes: u16,
+    pub(crate) way: Way,
     pub(crate) epoch: u64,
+    /// Of a sealed tunnel.
+    pub(crate) realm: Option<Realm>,
     pub(crate) peers: Peers,
     pub(crate) random: Random,
     pub(crate) cookies: CookieMaker,
     pub(crate) drops: Drops,
-    pub(crate) start: Instant,
     pub(crate) shortcut: bool,
     /// Counts what may concern sessions.
     changes: u64,
-    unknown_budget: Budget,
+    pub(crate) unknown_budget: Budget,
     pub(crate) wake: Option<Instant>,
 }
 
@@ -69,17 +75,19 @@ impl Core {
     /// Peers that clash with each other or cannot be reached from `config.local`.
     pub fn new(config: TunnelConfig, now: Instant, seed: [u8; 32]) -> Result<Self> {
         let (random_key, cookie_key) = halves(seed);
+        let realm = Realm::new(config.security, cookie_key, now)?;
+        let format = realm.as_ref().map_or(Format::Adit, |realm| realm.format);
         let mut core = Self {
-            mtu_bytes: config.mtu_bytes,
+            way: Way { format, mtu_bytes: config.mtu_bytes, start: now },
             epoch: config.epoch,
-            peers: Peers::new(config.local),
+            peers: Peers::new(config.local, realm.is_some()),
+            realm,
             random: Random::new(&random_key),
             cookies: CookieMaker::new(cookie_key, now),
             drops: Drops::default(),
-            start: now,
             shortcut: config.shortcut,
             changes: 0,
-            unknown_budget: Budget::new(now),
+            unknown_budget: Budget::new(UNKNOWN_BURST, UNKNOWN_INTERVAL, now),
             wake: None,
         };
         for peer in config.peers {
@@ -100,16 +108,18 @@ impl Core {
         if self.wake.is_none_or(|at| at > now) {
             return;
         }
-        for peer in self.peers.iter_mut() {
+        for slot in self.peers.slots() {
+            let Some(peer) = self.peers.get_mut(slot) else { continue };
             if peer.hello.is_some_and(|hello| hello.next_at <= now) {
                 if let Some(hello) = &mut peer.hello {
                     hello.rearm(now);
                 }
-                send_hello(peer, self.mtu_bytes, self.epoch, now, out);
+                send_hello(peer, self.way, self.epoch, now, out);
             }
             if peer.keepalive_at.is_some_and(|at| at <= now) {
-                send_keepalive_if_idle(peer, now, out);
+                send_keepalive_if_idle(peer, self.way, now, out);
             }
+            self.tick_sealed(slot, now, out);
         }
         self.rearm();
     }
@@ -124,31 +134,68 @@ impl Core {
     /// # Errors
     /// It clashes with another peer, or cannot be reached from here; nothing has changed then.
     pub fn add_peer(&mut self, peer: PeerConfig, now: Instant) -> Result<()> {
+        self.refuse_own_key(&peer)?;
         let slot = self.peers.add(peer, || self.random.next_u32())?;
-        if let Some(peer) = self.peers.get_mut(slot) {
-            begin_hello(peer, &mut self.random, now);
-        }
+        self.begin(slot, now);
         self.sessions_changed();
         Ok(())
     }
 
-    /// Replaces the settings of the peer with the same number. A new endpoint begins a new session;
-    /// what waits for the old one leaves when the new one is up.
+    /// Replaces the settings of the peer with the same number. Plain: a new endpoint begins a new session; what waits for the old one
+    /// leaves when the new one is up. Sealed: the session goes on until the next handshake, to the new endpoint if there is one.
     ///
     /// # Errors
     /// There is no such peer, it would clash with another, or it cannot be reached; nothing has changed then.
     pub fn change_peer(&mut self, peer: PeerConfig, now: Instant) -> Result<()> {
+        self.refuse_own_key(&peer)?;
         let (slot, moved) = self.peers.change(peer, || self.random.next_u32())?;
         if let Some(peer) = self.peers.get_mut(slot) {
             if moved {
                 peer.session = None;
                 peer.last_rx = None;
-                begin_hello(peer, &mut self.random, now);
             }
             peer.rearm_keepalive(now);
         }
+        if moved {
+            self.begin(slot, now);
+        }
         self.sessions_changed();
         Ok(())
+    }
+
+    /// Gives this end of a sealed tunnel other keys. Sessions go on until the next handshake, which begins at once.
+    ///
+    /// # Errors
+    /// The tunnel is plain, or a peer has one of the keys; nothing has changed then.
+    pub fn set_identity(&mut self, identity: Identity, now: Instant) -> Result<()> {
+        let realm = self.realm.as_mut().ok_or(Error::NotSealed)?;
+        let identities = Own::all(identity)?;
+        if let Some(holder) = identities.iter().find_map(|own| self.peers.holder_of_key(&own.public)) {
+            return Err(Error::OwnKey(holder));
+        }
+        realm.identities = identities;
+        for slot in self.peers.slots() {
+            self.begin(slot, now);
+        }
+        self.sessions_changed();
+        Ok(())
+    }
+
+    /// Begins a handshake with a peer.
+    fn begin(&mut self, slot: Slot, now: Instant) {
+        let Some(peer) = self.peers.get_mut(slot) else { return };
+        match &mut peer.sealed {
+            Some(state) if peer.endpoint.is_some() => state.attempt(now),
+            // It has to begin.
+            Some(_) => {}
+            None => begin_hello(peer, &mut self.random, now),
+        }
+    }
+
+    fn refuse_own_key(&self, peer: &PeerConfig) -> Result<()> {
+        let (Some(realm), Some(keys)) = (&self.realm, &peer.keys) else { return Ok(()) };
+        let is_own = realm.is_own(&keys.public) || keys.also.is_some_and(|also| realm.is_own(&also));
+        if is_own { Err(Error::OwnKey(peer.id)) } else { Ok(()) }
     }
 
     /// Removes a peer and what waits for it.
@@ -183,8 +230,11 @@ impl Core {
     /// The sessions that packets leave in.
     pub(crate) fn established(&self) -> (Vec<Established>, &AllowedIps<Slot>) {
         let established = self.peers.in_slots().filter_map(|(slot, peer)| {
-            let session = peer.usable_session()?;
-            let session = Session { ours: (peer.index, self.epoch), theirs: (session.index, session.epoch) };
+            let (ours, theirs, epoch) = match &peer.sealed {
+                Some(state) => state.current.as_ref().map(|keys| (keys.our_index, keys.their_index, keys.remote))?,
+                None => peer.usable_session().map(|session| (peer.index, session.index, Some((session.epoch, 0))))?,
+            };
+            let session = Session { ours: (ours, self.epoch), theirs: (theirs, epoch?.0) };
             Some(Established { peer: peer.config.id, slot, session })
         });
         (established.collect(), self.peers.allowed())
@@ -211,6 +261,12 @@ impl Core {
         self.rearm();
     }
 
+    /// After a timer of a peer was set.
+    pub(crate) fn wake_by_timers(&mut self, slot: Slot) {
+        let at = self.peers.get_mut(slot).and_then(|peer| peer.next_wake());
+        self.wake = self.wake.into_iter().chain(at).min();
+    }
+
     fn rearm(&mut self) {
         self.wake = self.peers.iter().filter_map(Peer::next_wake).min();
     }
@@ -225,6 +281,9 @@ impl Core {
         if datagram.len() == ZERO_CHECKSUM_BYTES {
             return Err(DropReason::ZeroChecksum);
         }
+        if self.realm.is_some() {
+            return self.receive_sealed(from, datagram, now, out);
+        }
         let (header, payload) = datagram.split_first_chunk_mut::<HEADER_BYTES>().ok_or(DropReason::Runt)?;
         let header = Header::decode(header)?;
         match header.kind {
@@ -234,7 +293,7 @@ impl Core {
                 let Some((slot, peer)) = self.peers.with_index(header.index) else {
                     return Err(self.answer_unknown(from, header.index, now, out));
                 };
-                if !same_host_and_port(peer.endpoint, from) {
+                if !peer.endpoint.is_some_and(|endpoint| same_host_and_port(endpoint, from)) {
                     return Err(DropReason::WrongSource);
                 }
                 if kind != Type::Data {
@@ -281,40 +340,13 @@ impl Core {
         };
         if self.unknown_budget.take(now) {
             let header = Header::new(Type::Unknown, index).encode();
-            out.network(peer.endpoint, &header, &[]);
+            if let Some(to) = peer.endpoint {
+                out.network(to, &header, &[]);
+            }
         } else {
             self.drops.count(DropReason::RateLimited);
         }
         DropReason::UnknownIndex
-    }
-}
-
-/// How many UNKNOWNs may still leave: a bucket of [`UNKNOWN_BURST`] that gains one each [`UNKNOWN_INTERVAL`].
-struct Budget {
-    left: u32,
-    refilled_at: Instant,
-}
-
-impl Budget {
-    const fn new(now: Instant) -> Self {
-        Self { left: UNKNOWN_BURST, refilled_at: now }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let idle = now.saturating_duration_since(self.refilled_at).as_millis();
-        let gained = idle.checked_div(UNKNOWN_INTERVAL.as_millis()).unwrap_or_default();
-        if gained > 0 {
-            let gained = u32::try_from(gained).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(gained).min(UNKNOWN_BURST);
-            self.refilled_at = now;
-        }
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => false,
-        }
     }
 }
 

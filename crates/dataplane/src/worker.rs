@@ -1,7 +1,7 @@
 //! One thread, many tunnels: waits for descriptors, timers and commands, and gives each tunnel its turn.
 
 use crate::{
-    Core, Error, Offload, OnBreak, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
+    Core, Error, Identity, Offload, OnBreak, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
     attached::{Attached, Buffers},
     poll::Polling,
     shortcut::Exchange,
@@ -35,6 +35,7 @@ pub(crate) enum Command {
     Remove { id: TunnelId, reply: Sender<Result<()>> },
     Stats { id: TunnelId, reply: Sender<Result<TunnelStats>> },
     Broken { reply: Sender<Result<Vec<TunnelId>>> },
+    SetIdentity { id: TunnelId, identity: Identity, reply: Sender<Result<()>> },
     AddPeer { id: TunnelId, peer: PeerConfig, reply: Sender<Result<()>> },
     ChangePeer { id: TunnelId, peer: PeerConfig, reply: Sender<Result<()>> },
     RemovePeer { id: TunnelId, peer: PeerId, reply: Sender<Result<()>> },
@@ -198,6 +199,9 @@ impl Worker {
             Command::Broken { reply } => {
                 let broken = self.tunnels.iter().filter(|(_, tunnel)| !tunnel.is_whole()).map(|(id, _)| *id);
                 let _ = reply.send(Ok(broken.collect()));
+            }
+            Command::SetIdentity { id, identity, reply } => {
+                let _ = reply.send(self.change(id, |core| core.set_identity(identity, now)));
             }
             Command::AddPeer { id, peer, reply } => {
                 let _ = reply.send(self.change(id, |core| core.add_peer(peer, now)));

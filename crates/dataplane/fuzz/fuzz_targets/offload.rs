@@ -24,6 +24,12 @@ impl<'p> Sink<'p> for Output {
     fn network(&mut self, _: SocketAddr, head: &[u8], payload: &'p [u8]) {
         self.datagrams.push([head, payload].concat());
     }
+    fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool) {
+        let mut place = vec![0; length];
+        if write(&mut place) {
+            self.network(to, &place, &[]);
+        }
+    }
     fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
         self.packets.push((packet.to_vec(), checksum));
     }

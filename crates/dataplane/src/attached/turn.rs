@@ -21,10 +21,10 @@ pub(super) const TURN_BYTES: usize = 256 * 1024;
 pub(super) const PACKET_COST_BYTES: usize = 1024;
 /// For packets from the TUN that are read before any of them leaves.
 const TUN_BUFFER_BYTES: usize = 256 * 1024;
-/// For the headers of the datagrams that they become, and what of it must be left for one more: enough for the smallest segments that the
-/// kernel's own TCP makes (48 bytes).
-const HEADS_BYTES: usize = 384 * 1024;
-const HEADS_LEFT_BYTES: usize = 192 * 1024;
+/// For the headers of the datagrams that they become, or the whole of sealed ones, and what of it must be left for one more: enough for
+/// the smallest segments that the kernel's own TCP makes (48 bytes), each with the longest headers, sealed.
+const HEADS_BYTES: usize = 640 * 1024;
+const HEADS_LEFT_BYTES: usize = 288 * 1024;
 
 /// What all tunnels of a worker share. Pages of it that no packet ever reached take no memory.
 pub(crate) struct Buffers {

@@ -11,5 +11,6 @@
 mod handshakes;
 mod hostile;
 mod peers;
+mod sealed;
 mod timers;
 mod world;

@@ -24,12 +24,23 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// `hello`, `cookie`, `welcome`, `data`, `keepalive`, `unknown`, or `other`.
+    /// `hello`, `cookie`, `welcome`, `data`, `keepalive`, `unknown`, or `other`; of sealed ones `initiation`, `answer` and
+    /// `sealed cookie`, and `data` for whatever is sealed.
     pub fn kind(&self) -> &'static str {
+        match (&self.bytes[..], self.bytes.len()) {
+            ([1, 0, 0, 0, ..], 148) => return "initiation",
+            ([2, 0, 0, 0, ..], 92) => return "answer",
+            ([3, 0, 0, 0, ..], 64) => return "sealed cookie",
+            ([4, 0, 0, 0, ..], _) => return "data",
+            _ => {}
+        }
         match (self.bytes.first().map(|byte| byte >> 4), self.bytes.get(16)) {
             (Some(4), Some(1)) => "hello",
             (Some(4), Some(2)) => "cookie",
             (Some(4), Some(3)) => "welcome",
+            (Some(4), Some(4)) => "initiation",
+            (Some(4), Some(5)) => "answer",
+            (Some(4), Some(6)) => "sealed cookie",
             (Some(0), None) => "keepalive",
             (Some(0), Some(_)) => "data",
             (Some(5), None) => "unknown",
@@ -75,6 +86,12 @@ struct Output {
 impl<'p> Sink<'p> for Output {
     fn network(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]) {
         self.network.push((to, [head, payload].concat()));
+    }
+    fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool) {
+        let mut place = vec![0; length];
+        if write(&mut place) {
+            self.network(to, &place, &[]);
+        }
     }
     fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
         self.tun.push((packet[wire::HEADER_BYTES..].to_vec(), checksum));
@@ -224,7 +241,9 @@ impl World {
         for (to, bytes) in output.network {
             let datagram = Datagram { from: self.nodes[node].address, to, bytes };
             assert!(datagram.bytes.len() >= wire::HEADER_BYTES);
-            if let (Some(trigger), "cookie" | "welcome" | "unknown") = (trigger, datagram.kind()) {
+            if let (Some(trigger), "cookie" | "welcome" | "unknown" | "answer" | "sealed cookie") =
+                (trigger, datagram.kind())
+            {
                 assert!(datagram.bytes.len() <= trigger.bytes.len(), "{datagram:?} answers {trigger:?}");
             }
             self.sent.push((self.now - self.start, datagram.clone()));

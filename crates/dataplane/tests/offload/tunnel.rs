@@ -29,6 +29,12 @@ impl<'p> Sink<'p> for Said {
         self.payloads.push(range.start as usize..range.end as usize);
         self.datagrams.push([head, payload].concat());
     }
+    fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool) {
+        let mut place = vec![0; length];
+        if write(&mut place) {
+            self.network(to, &place, &[]);
+        }
+    }
     fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
         self.to_tun.push((packet[wire::HEADER_BYTES..].to_vec(), checksum));
     }

@@ -1,0 +1,257 @@
+//! A sealed peer's sessions and timers.
+
+use super::{
+    Stamp,
+    keypair::{Cipher, Keypair, REJECT_AFTER, REKEY_AFTER_SILENT},
+    mac::{COOKIE_LIFETIME, Mac, MacKeys},
+    noise::Initiator,
+};
+use crate::{PeerKeys, peer::later};
+use std::time::{Duration, Instant};
+
+const FIRST_INTERVAL: Duration = Duration::from_millis(250);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(16);
+const INTERVAL_WITH_TRAFFIC: Duration = Duration::from_secs(1);
+/// How long to be silent after something was received, before saying that it was (KEEPALIVE-TIMEOUT).
+const ACKNOWLEDGE_AFTER: Duration = Duration::from_secs(10);
+/// How long to send without hearing anything, before beginning a new session (KEEPALIVE-TIMEOUT and REKEY-TIMEOUT).
+const DOUBT_AFTER: Duration = Duration::from_secs(15);
+/// A session that began this recently is not renewed because somebody says that it is not known.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What is known of a peer of a sealed tunnel.
+pub(crate) struct Sealed {
+    pub(crate) keys: PeerKeys,
+    /// For messages to it.
+    pub(crate) macs: MacKeys,
+    pub(crate) current: Option<Box<Keypair>>,
+    /// The newest first. Three: when both ends began at once, the peer sends in another one than we do; when they do so again, two more
+    /// come at once.
+    pub(crate) previous: [Option<Box<Keypair>>; 3],
+    pub(crate) next: Option<Box<Keypair>>,
+    /// The handshake that we have begun.
+    pub(crate) attempt: Option<Attempt>,
+    /// What proves our address to it, and since when we have it.
+    pub(crate) cookie: Option<(Mac, Instant)>,
+    /// The first code of our last handshake message.
+    pub(crate) last_mac1: Option<Mac>,
+    /// Of the last initiation of its own that was accepted.
+    pub(crate) stamp: Stamp,
+    pub(crate) established_at: Option<Instant>,
+    /// Since when something is sent without anything being received.
+    pub(crate) unanswered_since: Option<Instant>,
+    /// Since when something is received without anything being sent.
+    pub(crate) unacknowledged_since: Option<Instant>,
+}
+
+/// A handshake that waits for its answer.
+pub(crate) struct Attempt {
+    /// The index in it, and what reads the answer; none before the first message has left.
+    pub(crate) pending: Option<(u32, Initiator)>,
+    pub(crate) next_at: Instant,
+    interval: Duration,
+    /// Each message of the timer may be repeated at once with a cookie, once.
+    pub(crate) may_answer_cookie: bool,
+}
+
+impl Attempt {
+    fn new(now: Instant) -> Self {
+        Self { pending: None, next_at: now, interval: FIRST_INTERVAL, may_answer_cookie: false }
+    }
+
+    /// The timer's message leaves now: when the next one does.
+    pub(crate) fn rearm(&mut self, now: Instant) {
+        self.may_answer_cookie = true;
+        self.next_at = later(now, self.interval);
+        self.interval = self.interval.saturating_mul(2).min(LONGEST_INTERVAL);
+    }
+
+    /// Somebody wants to send.
+    fn hurry(&mut self, now: Instant) {
+        self.next_at = self.next_at.min(later(now, INTERVAL_WITH_TRAFFIC));
+    }
+}
+
+impl Sealed {
+    pub(crate) fn new(keys: PeerKeys) -> Self {
+        Self {
+            macs: MacKeys::of(&keys.public),
+            keys,
+            current: None,
+            previous: [None, None, None],
+            next: None,
+            attempt: None,
+            cookie: None,
+            last_mac1: None,
+            stamp: [0; 16],
+            established_at: None,
+            unanswered_since: None,
+            unacknowledged_since: None,
+        }
+    }
+
+    /// New keys: sessions stay until they are renewed.
+    pub(crate) fn set_keys(&mut self, keys: PeerKeys) {
+        self.macs = MacKeys::of(&keys.public);
+        self.keys = keys;
+    }
+
+    /// Every index that datagrams from it may name.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = u32> {
+        let sessions = self.sessions().map(|keys| keys.our_index);
+        let pending = self.attempt.as_ref().and_then(|attempt| attempt.pending.as_ref()).map(|(index, _)| *index);
+        sessions.chain(pending)
+    }
+
+    /// The session to send in.
+    pub(crate) fn usable(&mut self, now: Instant) -> Option<&mut Keypair> {
+        self.current.as_deref_mut().filter(|keys| keys.may_send(now))
+    }
+
+    pub(crate) fn with_index(&mut self, index: u32) -> Option<&mut Keypair> {
+        let sessions = [&mut self.current, &mut self.next].into_iter().chain(&mut self.previous);
+        sessions.flatten().map(AsMut::as_mut).find(|keys| keys.our_index == index)
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = &Keypair> {
+        [&self.current, &self.next].into_iter().chain(&self.previous).flatten().map(AsRef::as_ref)
+    }
+
+    /// What packets left in until now; some may be under way. Returns the index that is given up.
+    fn retire(&mut self, keys: Box<Keypair>) -> Option<u32> {
+        self.previous.rotate_right(1);
+        let given_up = self.previous.first_mut().and_then(|newest| newest.replace(keys));
+        given_up.map(|keys| keys.our_index)
+    }
+
+    /// If the session with this index is the next one, the peer has shown that it knows it: packets leave in it from now on. Returns the
+    /// index that is given up then, if one is.
+    pub(crate) fn promote(&mut self, index: u32, now: Instant) -> Option<Option<u32>> {
+        let next = self.next.take_if(|next| next.our_index == index)?;
+        self.established_at = Some(now);
+        let replaced = self.current.replace(next);
+        Some(replaced.and_then(|keys| self.retire(keys)))
+    }
+
+    /// A session that we began is up. Returns the indices that are given up.
+    pub(crate) fn begin(&mut self, keys: Keypair, now: Instant) -> Vec<u32> {
+        self.attempt = None;
+        self.established_at = Some(now);
+        // What the peer began at the same time may be what it sends in.
+        let replaced = [self.current.replace(Box::new(keys)), self.next.take()];
+        replaced.into_iter().flatten().filter_map(|keys| self.retire(keys)).collect()
+    }
+
+    /// A session that the peer began waits for its first packet. Returns the index that is given up.
+    pub(crate) fn await_next(&mut self, keys: Keypair) -> Option<u32> {
+        self.next.replace(Box::new(keys)).map(|keys| keys.our_index)
+    }
+
+    /// Whether a handshake has succeeded, and no later one of ours waits for an answer in vain.
+    pub(crate) fn is_established(&self, now: Instant) -> bool {
+        self.current.as_ref().is_some_and(|keys| keys.may_send(now))
+            || (self.established_at.is_some() && self.attempt.is_none())
+    }
+
+    pub(crate) fn cipher(&self) -> Option<Cipher> {
+        self.current.as_ref().map(|keys| keys.cipher)
+    }
+
+    /// Begins a handshake, unless one is under way; its first message is due at once.
+    pub(crate) fn attempt(&mut self, now: Instant) {
+        self.attempt.get_or_insert_with(|| Attempt::new(now));
+    }
+
+    /// Somebody wants to send and cannot.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        self.attempt.get_or_insert_with(|| Attempt::new(now)).hurry(now);
+    }
+
+    /// The peer's address claims not to know the session.
+    pub(crate) fn doubt(&mut self, their_index: u32, now: Instant) -> bool {
+        let is_current =
+            self.current.as_ref().is_some_and(|keys| keys.their_index == their_index && keys.age(now) >= FRESH);
+        if is_current {
+            self.attempt(now);
+        }
+        is_current
+    }
+
+    /// Something of it was authentic. Returns whether a timer was set.
+    pub(crate) fn heard(&mut self, is_data: bool, now: Instant) -> bool {
+        self.unanswered_since = None;
+        let mut set = false;
+        if is_data {
+            set = self.unacknowledged_since.is_none();
+            self.unacknowledged_since.get_or_insert(now);
+            let is_old = |keys: &Keypair| keys.is_initiator && keys.age(now) >= REKEY_AFTER_SILENT;
+            if self.attempt.is_none() && self.current.as_deref().is_some_and(is_old) {
+                self.attempt(now);
+                set = true;
+            }
+        }
+        set
+    }
+
+    /// Something leaves. Returns whether a timer was set.
+    pub(crate) fn said(&mut self, is_data: bool, now: Instant) -> bool {
+        self.unacknowledged_since = None;
+        let mut set = false;
+        if is_data {
+            set = self.unanswered_since.is_none();
+            self.unanswered_since.get_or_insert(now);
+            if self.attempt.is_none() && self.current.as_ref().is_some_and(|keys| keys.is_worn(now)) {
+                self.attempt(now);
+                set = true;
+            }
+        }
+        set
+    }
+
+    /// Forgets what is too old. Returns the indices that are given up.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<u32> {
+        self.cookie.take_if(|(_, since)| now.saturating_duration_since(*since) >= COOKIE_LIFETIME);
+        [&mut self.current, &mut self.next]
+            .into_iter()
+            .chain(&mut self.previous)
+            .filter_map(|place| place.take_if(|keys| !keys.may_receive(now)))
+            .map(|keys| keys.our_index)
+            .collect()
+    }
+
+    /// What the timers ask for.
+    pub(crate) fn due(&mut self, now: Instant) -> Due {
+        if self.unanswered_at().is_some_and(|at| at <= now) {
+            self.unanswered_since = None;
+            self.attempt(now);
+        }
+        let acknowledge = self.acknowledge_at().is_some_and(|at| at <= now);
+        if acknowledge {
+            self.unacknowledged_since = None;
+        }
+        let initiate = self.attempt.as_ref().is_some_and(|attempt| attempt.next_at <= now);
+        Due { initiate, acknowledge }
+    }
+
+    fn unanswered_at(&self) -> Option<Instant> {
+        self.unanswered_since.map(|since| later(since, DOUBT_AFTER))
+    }
+
+    fn acknowledge_at(&self) -> Option<Instant> {
+        self.unacknowledged_since.map(|since| later(since, ACKNOWLEDGE_AFTER))
+    }
+
+    pub(crate) fn next_wake(&self) -> Option<Instant> {
+        let expiries = self.sessions().map(|keys| later(keys.born, REJECT_AFTER));
+        let attempt = self.attempt.as_ref().map(|attempt| attempt.next_at);
+        expiries.chain(attempt).chain(self.unanswered_at()).chain(self.acknowledge_at()).min()
+    }
+}
+
+/// What a peer's timers ask for.
+pub(crate) struct Due {
+    /// A handshake message.
+    pub(crate) initiate: bool,
+    /// A packet without content.
+    pub(crate) acknowledge: bool,
+}
