@@ -2,7 +2,8 @@
 
 use crate::model::{self, Headers, TCP, u32_at};
 use adit_dataplane::{
-    Checksum, Core, FromTun, Gso, GsoKind, PeerConfig, PeerId, Security, Sink, TunnelConfig, Vnet, wire,
+    Checksum, Core, FromTun, Gso, GsoKind, Identity, PeerConfig, PeerId, PeerKeys, Secret, Security, Sink,
+    TunnelConfig, Vnet, wire,
 };
 use std::{
     net::SocketAddr,
@@ -11,8 +12,11 @@ use std::{
 };
 
 pub const MTU_BYTES: u16 = 1456;
+const TAG_BYTES: usize = 16;
 const ALICE: ([u8; 4], u16) = ([192, 0, 2, 1], 6090);
 const BOB: ([u8; 4], u16) = ([192, 0, 2, 2], 6090);
+
+type Format = fn(Identity) -> Security;
 
 /// What a core said.
 #[derive(Default)]
@@ -48,20 +52,28 @@ pub struct Tunnel {
 
 impl Tunnel {
     pub fn down() -> Self {
+        Self::down_with(None)
+    }
+
+    /// Sealed in this format, or not.
+    fn down_with(format: Option<Format>) -> Self {
         let now = Instant::now();
+        let secret = |address: ([u8; 4], u16)| Secret::new([address.0[3]; 32]);
         let core = |local: ([u8; 4], u16), remote: ([u8; 4], u16), theirs: [&str; 2]| {
+            let identity = Identity { private: secret(local), also: None };
+            let keys = PeerKeys { public: secret(remote).public_key(), also: None, preshared: None };
             let peer = PeerConfig {
                 id: PeerId(1),
                 endpoint: Some(remote.into()),
                 allowed_ips: theirs.map(|prefix| prefix.parse().unwrap()).to_vec(),
                 keepalive: None,
-                keys: None,
+                keys: format.map(|_| keys),
             };
             let config = TunnelConfig {
                 local: local.into(),
                 mtu_bytes: MTU_BYTES,
                 epoch: 9,
-                security: Security::Plain,
+                security: format.map_or(Security::Plain, |format| format(identity)),
                 peers: vec![peer],
                 shortcut: false,
             };
@@ -78,6 +90,15 @@ impl Tunnel {
         let mut tunnel = Self::down();
         tunnel.shake_hands();
         tunnel
+    }
+
+    /// One of each kind: plain, and sealed in both formats.
+    pub fn each_up() -> impl Iterator<Item = Self> {
+        [None, Some(Security::Noise as Format), Some(Security::WireGuard)].into_iter().map(|format| {
+            let mut tunnel = Self::down_with(format);
+            tunnel.shake_hands();
+            tunnel
+        })
     }
 
     /// Returns the packets that waited for it and have reached Bob's TUN.
@@ -112,7 +133,7 @@ impl Tunnel {
         let sent = self.send(packet, header);
         let mut said = Said::default();
         for mut datagram in sent.datagrams {
-            assert!(datagram.len() <= usize::from(MTU_BYTES) + wire::HEADER_BYTES);
+            assert!(datagram.len() <= usize::from(MTU_BYTES) + wire::HEADER_BYTES + TAG_BYTES);
             self.bob.inbound(ALICE.into(), &mut datagram, self.now, &mut said);
         }
         assert_eq!(said.datagrams, Vec::<Vec<u8>>::new());
