@@ -15,6 +15,8 @@ mod send;
 mod state;
 
 pub(crate) use noise::public_key;
+#[cfg(feature = "fuzzing")]
+pub(crate) use send::seal_anything;
 pub(crate) use send::{send_keepalive, send_one, send_packets};
 pub(crate) use state::Sealed;
 

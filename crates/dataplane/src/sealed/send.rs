@@ -146,3 +146,20 @@ fn padding_bytes(way: Way, length: usize) -> usize {
         }
     }
 }
+
+/// A datagram of these bytes, whatever they are.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn seal_anything(peer: &mut Peer, bytes: &[u8], way: Way, now: Instant) -> Option<Vec<u8>> {
+    struct Kept(Option<Vec<u8>>);
+    impl<'p> Sink<'p> for Kept {
+        fn network(&mut self, _: SocketAddr, _: &[u8], _: &'p [u8]) {}
+        fn datagram(&mut self, _: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool) {
+            let mut place = vec![0; length];
+            self.0 = write(&mut place).then_some(place);
+        }
+        fn tun(&mut self, _: &'p mut [u8], _: Checksum) {}
+    }
+    let mut kept = Kept(None);
+    send_one(peer, bytes, Checksum::Complete, way, now, &mut kept);
+    kept.0
+}
