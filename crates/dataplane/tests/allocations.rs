@@ -2,6 +2,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
     missing_docs,
     reason = "a test that panics has failed, as it should"
 )]
@@ -10,13 +11,14 @@
 #[allow(dead_code, clippy::panic, clippy::indexing_slicing, reason = "shared with the tests of the core")]
 mod world;
 
-use adit_dataplane::{Checksum, FromTun, Sink, Vnet};
+use adit_dataplane::{Checksum, FromTun, Identity, PeerConfig, PeerKeys, Secret, Security, Sink, TunnelConfig, Vnet};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     net::SocketAddr,
     time::Duration,
 };
+use world::{ALICE, BOB, World, peer, to_bob, tunnel, with_room};
 
 struct Counting;
 
@@ -64,19 +66,35 @@ impl<'p> Sink<'p> for Wire {
 
 #[test]
 fn packets_of_a_session_cost_no_allocation() {
-    let world = world::World::friends();
-    let mut packet = world::with_room(&world::to_bob(&[0; 1400]));
-    let (now, mut wire) = (world.now, Wire { datagram: [0; 2000], length: 0, received: 0 });
-    let mut nodes = world.nodes.into_iter();
-    let (mut alice, mut bob) = (nodes.next().unwrap(), nodes.next().unwrap());
-    let before = ALLOCATIONS.get();
-    for number in 0..10_000 {
-        let now = now + Duration::from_micros(number);
-        alice.core.outbound(FromTun { packet: &mut packet, header: Vnet::default() }, now, &mut wire);
-        let (mut datagram, length) = (wire.datagram, wire.length);
-        bob.core.inbound(alice.address, datagram.get_mut(..length).unwrap(), now, &mut wire);
-        bob.core.tick(now, &mut wire);
+    for world in [World::friends(), sealed(Security::Noise), sealed(Security::WireGuard)] {
+        let mut packet = with_room(&to_bob(&[0; 1400]));
+        let (now, mut wire) = (world.now, Wire { datagram: [0; 2000], length: 0, received: 0 });
+        let mut nodes = world.nodes.into_iter();
+        let (mut alice, mut bob) = (nodes.next().unwrap(), nodes.next().unwrap());
+        let before = ALLOCATIONS.get();
+        for number in 0..10_000 {
+            let now = now + Duration::from_micros(number);
+            alice.core.outbound(FromTun { packet: &mut packet, header: Vnet::default() }, now, &mut wire);
+            let (mut datagram, length) = (wire.datagram, wire.length);
+            bob.core.inbound(alice.address, datagram.get_mut(..length).unwrap(), now, &mut wire);
+            bob.core.tick(now, &mut wire);
+        }
+        assert_eq!(ALLOCATIONS.get(), before);
+        assert_eq!(wire.received, 10_000);
     }
-    assert_eq!(ALLOCATIONS.get(), before);
-    assert_eq!(wire.received, 10_000);
+}
+
+/// Alice and Bob with a session in this format.
+fn sealed(format: fn(Identity) -> Security) -> World {
+    let secrets = [Secret::new([1; 32]), Secret::new([2; 32])];
+    let config = |own: usize, address: &str, other: &str, inside: &str| {
+        let keys = PeerKeys { public: secrets[1 - own].public_key(), also: None, preshared: None };
+        let peer = PeerConfig { keys: Some(keys), ..peer(1, other, &[inside]) };
+        let identity = Identity { private: secrets[own].clone(), also: None };
+        TunnelConfig { security: format(identity), ..tunnel(address, 1, &[peer]) }
+    };
+    let mut world = World::new(vec![config(0, ALICE, BOB, "10.0.0.2/32"), config(1, BOB, ALICE, "10.0.0.1/32")]);
+    world.run(Duration::from_secs(1));
+    assert!(world.established());
+    world
 }

@@ -264,6 +264,16 @@ pub fn targets(figures: &Figures) -> Vec<Target> {
         (Cpu1, Kind::Adit, Kind::Vxlan, Defaults, AtMost(2.6)),
         (Packets64, Kind::Adit, Kind::Vxlan, Defaults, AtLeast(1.2)),
         (Packets64, Kind::Adit, Kind::WireguardGo, Defaults, AtLeast(5.0)),
+        (Tcp1, Kind::AditWireguard, Kind::WireguardGo, Defaults, AtLeast(1.5)),
+        (Tcp1, Kind::AditNoise, Kind::WireguardGo, Defaults, AtLeast(2.0)),
+        (Cpu1, Kind::AditWireguard, Kind::WireguardGo, Defaults, AtMost(0.5)),
+        (Cpu1, Kind::AditNoise, Kind::WireguardGo, Defaults, AtMost(0.5)),
+        (Tcp1, Kind::AditNoise, Kind::Gotatun, Defaults, AtLeast(4.0)),
+        (Tcp1, Kind::AditNoise, Kind::Boringtun, Defaults, AtLeast(4.0)),
+        (Tcp1, Kind::AditNoise, Kind::OpenVpnGcm, Defaults, AtLeast(4.0)),
+        (Tcp1, Kind::AditWireguard, Kind::Gotatun, Defaults, AtLeast(4.0)),
+        (Tcp1, Kind::AditWireguard, Kind::Boringtun, Defaults, AtLeast(4.0)),
+        (Tcp1, Kind::AditWireguard, Kind::OpenVpnGcm, Defaults, AtLeast(4.0)),
     ];
     let name = |quantity: Quantity, ours: Kind, theirs: Kind, condition: Condition| {
         format!("{condition}: {} of {} to {}", quantity.title(), ours.label(), theirs.label())

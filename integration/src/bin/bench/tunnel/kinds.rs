@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::{IpAddr, Ipv4Addr},
-    os::unix::net::UnixStream,
+    os::unix::{fs::OpenOptionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -30,6 +31,7 @@ const WIREGUARD_SOCKETS: &str = "/run/wireguard";
 const WIREGUARD_NAME: &str = "adb";
 /// Of the WireGuard programs: 1,500 less what the protocol takes over IPv6.
 const WIREGUARD_MTU: u32 = 1420;
+const KEY_FILE: &str = "bench";
 
 /// A way from pod to pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,21 +39,27 @@ pub enum Kind {
     Bare,
     Vxlan,
     Adit,
+    AditNoise,
+    AditWireguard,
     AditVxlan,
     WireguardGo,
     Gotatun,
+    Boringtun,
     OpenVpn,
     OpenVpnGcm,
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Bare,
         Self::Vxlan,
         Self::Adit,
+        Self::AditNoise,
+        Self::AditWireguard,
         Self::AditVxlan,
         Self::WireguardGo,
         Self::Gotatun,
+        Self::Boringtun,
         Self::OpenVpn,
         Self::OpenVpnGcm,
     ];
@@ -62,9 +70,12 @@ impl Kind {
             Self::Bare => "bare",
             Self::Vxlan => "vxlan",
             Self::Adit => "adit-udp",
+            Self::AditNoise => "adit-noise",
+            Self::AditWireguard => "adit-wireguard",
             Self::AditVxlan => "adit-vxlan",
             Self::WireguardGo => "wireguard-go",
             Self::Gotatun => "gotatun",
+            Self::Boringtun => "boringtun",
             Self::OpenVpn => "openvpn-none",
             Self::OpenVpnGcm => "openvpn-gcm",
         }
@@ -76,9 +87,12 @@ impl Kind {
             Self::Bare => "bare veth",
             Self::Vxlan => "kernel VXLAN (L2)",
             Self::Adit => "Adit `udp`, plain",
+            Self::AditNoise => "Adit `udp`, noise",
+            Self::AditWireguard => "Adit `wireguard`",
             Self::AditVxlan => "Adit `vxlan`",
             Self::WireguardGo => "wireguard-go",
             Self::Gotatun => "gotatun",
+            Self::Boringtun => "boringtun",
             Self::OpenVpn => "OpenVPN, no cipher",
             Self::OpenVpnGcm => "OpenVPN, AES-256-GCM",
         }
@@ -87,15 +101,17 @@ impl Kind {
     /// The program it needs that does not ship with a kernel or with us.
     pub fn peer(self) -> Option<&'static str> {
         match self {
-            Self::Bare | Self::Vxlan | Self::Adit | Self::AditVxlan => None,
+            Self::Bare | Self::Vxlan => None,
+            Self::Adit | Self::AditNoise | Self::AditWireguard | Self::AditVxlan => None,
             Self::WireguardGo => Some("wireguard-go"),
             Self::Gotatun => Some("gotatun"),
+            Self::Boringtun => Some("boringtun-cli"),
             Self::OpenVpn | Self::OpenVpnGcm => Some("openvpn"),
         }
     }
 
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Adit | Self::AditVxlan)
+        matches!(self, Self::Adit | Self::AditNoise | Self::AditWireguard | Self::AditVxlan)
     }
 
     /// A side's address within the tunnel.
@@ -138,10 +154,27 @@ impl Tunnel {
             Kind::Vxlan => tunnel.vxlan(bed)?,
             Kind::Adit => {
                 tunnel.agents(bed, programs.plugins)?;
-                tunnel.plugin(bed, programs.plugins, "tun", &json!({ "encap": "udp" }))?;
+                let plain = json!({ "encap": "udp", "encryption": "none" });
+                tunnel.plugin(bed, programs.plugins, "tun", &plain)?;
             }
-            Kind::AditVxlan => tunnel.plugin(bed, programs.plugins, "tunx", &json!({ "encap": "vxlan", "vni": 7 }))?,
-            Kind::WireguardGo | Kind::Gotatun => tunnel.wireguard(bed, programs.peer.ok_or("no program")?)?,
+            Kind::AditNoise => {
+                tunnel.agents(bed, programs.plugins)?;
+                // A port of its own: all stand in the same pods.
+                let sealed = json!({ "encap": "udp", "local": "0.0.0.0:6091" });
+                tunnel.plugin(bed, programs.plugins, "tuns", &sealed)?;
+            }
+            Kind::AditWireguard => {
+                tunnel.agents(bed, programs.plugins)?;
+                let sealed = json!({ "encap": "wireguard", "engine": "agent", "local": "0.0.0.0:6092" });
+                tunnel.plugin(bed, programs.plugins, "tunw", &sealed)?;
+            }
+            Kind::AditVxlan => {
+                let kernel = json!({ "encap": "vxlan", "encryption": "none", "vni": 7 });
+                tunnel.plugin(bed, programs.plugins, "tunx", &kernel)?;
+            }
+            Kind::WireguardGo | Kind::Gotatun | Kind::Boringtun => {
+                tunnel.wireguard(bed, programs.peer.ok_or("no program")?)?
+            }
             Kind::OpenVpn | Kind::OpenVpnGcm => tunnel.openvpn(bed, programs.peer.ok_or("no program")?)?,
         }
         tunnel.answers(bed)?;
@@ -193,18 +226,21 @@ impl Tunnel {
     /// An agent for each side, as if each pod were on a node of its own.
     fn agents(&mut self, bed: &Bed, plugins: &Path) -> Outcome {
         for side in Side::BOTH {
-            let agent = command(&bed.router(), self.group.as_ref(), plugins.join("aditd"));
-            self.processes.push((side, start_agent(agent, &run_dir(bed, side))?));
+            let mut agent = command(&bed.router(), self.group.as_ref(), plugins.join("aditd"));
+            agent.env("ADIT_CONFIG_DIR", self.config_dir(bed, side));
+            self.processes.push((side, start_agent(agent, &self.run_dir(bed, side))?));
         }
         Ok(())
     }
 
     /// ADD of `tun` on both sides, over an interface that another plugin is said to have made.
     fn plugin(&mut self, bed: &Bed, plugins: &Path, name: &str, changes: &Value) -> Outcome {
+        let is_sealed = matches!(self.kind, Kind::AditNoise | Kind::AditWireguard);
+        let keys = is_sealed.then(|| self.keys(bed)).transpose()?;
         for side in Side::BOTH {
             let netns = bed.netns(side);
             let mut config = json!({
-                "cniVersion": "1.1.0", "name": "bench", "type": "tun", "ifName": name, "encryption": "none",
+                "cniVersion": "1.1.0", "name": "bench", "type": "tun", "ifName": name,
                 "peers": [{
                     "endpoint": side.other().outer().to_string(),
                     "allowedIPs": [format!("{}/32", self.kind.inner(side.other()))],
@@ -219,11 +255,17 @@ impl Tunnel {
             for (key, value) in changes.as_object().into_iter().flatten() {
                 config[key] = value.clone();
             }
+            if let Some(keys) = &keys {
+                config["privateKeyFile"] = KEY_FILE.into();
+                config["peers"][0]["publicKey"] = keys[usize::from(side.other().number()) - 1].clone().into();
+                let port = config["local"].as_str().and_then(|local| local.rsplit(':').next()).unwrap_or_default();
+                config["peers"][0]["endpoint"] = format!("{}:{port}", side.other().outer()).into();
+            }
             let mut tun = command(&bed.router(), None, plugins.join("tun"));
             tun.envs([("CNI_COMMAND", "ADD"), ("CNI_IFNAME", OUTER), ("CNI_ARGS", "IgnoreUnknown=1")]);
             tun.env("CNI_CONTAINERID", bed.pod(side)).env("CNI_NETNS", &netns).env("CNI_PATH", plugins);
-            fs::create_dir_all(run_dir(bed, side))?;
-            tun.env("ADIT_RUN_DIR", run_dir(bed, side));
+            fs::create_dir_all(self.run_dir(bed, side))?;
+            tun.env("ADIT_RUN_DIR", self.run_dir(bed, side));
             let ran = run(tun, Some(config.to_string().as_bytes()), COMMAND_DEADLINE)?;
             let answer: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
             if !ran.success() {
@@ -235,6 +277,30 @@ impl Tunnel {
                 own.and_then(|own| own["mtu"].as_u64()).and_then(|mtu| mtu.try_into().ok()).ok_or("no MTU is told")?;
         }
         Ok(())
+    }
+
+    /// A node of its own for each tunnel and side.
+    fn run_dir(&self, bed: &Bed, side: Side) -> PathBuf {
+        run_dir(bed, side).join(self.kind.key())
+    }
+
+    fn config_dir(&self, bed: &Bed, side: Side) -> PathBuf {
+        self.run_dir(bed, side).join("etc")
+    }
+
+    /// Puts a private key where each side's agent looks for it. Returns the public ones.
+    fn keys(&self, bed: &Bed) -> Outcome<[String; 2]> {
+        let make = |side: Side| -> Outcome<String> {
+            let (private, public) = key_pair()?;
+            // Where a pod without a Kubernetes namespace has its keys.
+            let directory = self.config_dir(bed, side).join("keys/_");
+            fs::create_dir_all(&directory)?;
+            let mut file = fs::OpenOptions::new();
+            let file = file.write(true).create_new(true).mode(0o600).open(directory.join(KEY_FILE));
+            file?.write_all(private.as_bytes())?;
+            Ok(public)
+        };
+        Ok([make(Side::A)?, make(Side::B)?])
     }
 
     fn wireguard(&mut self, bed: &Bed, program: &Path) -> Outcome {
@@ -250,8 +316,8 @@ impl Tunnel {
             self.leftovers.push(socket.clone());
             let mut daemon = command(&bed.pod(side), self.group.as_ref(), program);
             daemon.args(["--foreground", &name]).env("LOG_LEVEL", "error");
-            if self.kind == Kind::Gotatun {
-                // It asks who has logged in, and ends where nobody has.
+            if self.kind != Kind::WireguardGo {
+                // They ask who has logged in, and end where nobody has.
                 daemon.arg("--disable-drop-privileges");
             }
             let mut daemon = Process::start(daemon, &bed.directory().join(format!("{name}.log")))?;
