@@ -379,6 +379,27 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_written_in_place_leave_by_one_call_and_unwritten_ones_not_at_all() {
+        let mut place = Place::new();
+        setsockopt(&place.receiver, sockopt::UdpGroSegment, &true).unwrap();
+        let mut heads = vec![0; 64 * 500];
+        let mut batch = Batch::new(&mut heads);
+        for number in 0..40 {
+            assert!(batch.takes(place.to, 500));
+            let written = number % 8 != 7;
+            let push = batch.push_written(place.to, 500, |bytes| {
+                bytes.fill(number);
+                written
+            });
+            assert_eq!(push, written);
+        }
+        batch.flush(Some(place.udp.as_fd()), &mut place.offload, &mut place.parked, &mut place.trouble);
+        let mut bytes = vec![0; 70_000];
+        assert_eq!(place.receiver.recv(&mut bytes).unwrap(), 35 * 500);
+        assert!(bytes[..35 * 500].iter().all(|byte| byte % 8 != 7));
+    }
+
+    #[test]
     fn kernel_that_cuts_nothing_is_asked_once() {
         let mut place = Place::new();
         // No kernel sends a segment of nothing, and none refuses these one by one.

@@ -167,6 +167,7 @@ fn nonce(counter: u64) -> Nonce {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::arithmetic_side_effects, reason = "a test that panics has failed, as it should")]
     use super::*;
 
     fn pair(cipher: Cipher) -> (Keypair, Keypair) {
@@ -197,6 +198,23 @@ mod tests {
             assert_eq!(bob.open(counter, b"Header", &mut sealed.to_vec()), None);
             assert_eq!(alice.open(counter, b"header", &mut sealed.to_vec()), None);
             assert_eq!(bob.open(counter, b"header", &mut sealed[..15].to_vec()), None);
+        }
+    }
+
+    #[test]
+    fn session_is_renewed_by_time_and_by_count_and_ends_by_both() {
+        let (mut alice, mut bob) = pair(Cipher::Aes256Gcm);
+        let at = |secs| alice.born + Duration::from_secs(secs);
+        assert!(!alice.is_worn(at(119)) && alice.is_worn(at(120)) && !bob.is_worn(at(150)));
+        assert!(alice.may_send(at(179)) && !alice.may_send(at(180)) && !bob.may_receive(at(180)));
+        let start = at(0);
+        for end in [&mut alice, &mut bob] {
+            end.counter = REKEY_AFTER_PACKETS - 1;
+            assert!(!end.is_worn(start));
+            end.next_counter();
+            assert!(end.is_worn(start) && end.may_send(start));
+            end.counter = REJECT_AFTER_PACKETS;
+            assert!(!end.may_send(start));
         }
     }
 

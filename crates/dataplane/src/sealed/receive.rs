@@ -189,6 +189,7 @@ impl Core {
         if stamp <= state.stamp {
             return Err(DropReason::ReplayedHello);
         }
+        let remote = responder.remote;
         let payload = if format == Format::Adit { answer.encode().to_vec() } else { Vec::new() };
         let (noise, keys) =
             responder.answer(state.keys.preshared.as_ref(), &payload).ok_or(DropReason::BadHandshake)?;
@@ -201,6 +202,7 @@ impl Core {
         };
         let keys = Keypair::new(about, &keys, now).ok_or(DropReason::BadHandshake)?;
         state.stamp = stamp;
+        state.keys_used(&remote);
         let given_up = state.await_next(keys);
         let mut answer = format.answer(message.sender, our_index, &noise);
         let cookie = state.cookie.map(|(cookie, _)| cookie);

@@ -6,8 +6,11 @@ use super::{
     mac::{COOKIE_LIFETIME, Mac, MacKeys},
     noise::Initiator,
 };
-use crate::{PeerKeys, peer::later};
-use std::time::{Duration, Instant};
+use crate::{PeerKeys, PublicKey, peer::later};
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
 const FIRST_INTERVAL: Duration = Duration::from_millis(250);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(16);
@@ -90,10 +93,20 @@ impl Sealed {
         }
     }
 
-    /// New keys: sessions stay until they are renewed.
+    /// New keys: sessions stay until they are renewed. Of two, the one in use is addressed.
     pub(crate) fn set_keys(&mut self, keys: PeerKeys) {
         self.macs = MacKeys::of(&keys.public);
-        self.keys = keys;
+        let before = mem::replace(&mut self.keys, keys);
+        self.keys_used(&before.public);
+    }
+
+    /// The peer uses this one of its keys now: it is the one to address.
+    pub(crate) fn keys_used(&mut self, public: &PublicKey) {
+        if self.keys.also == Some(*public) {
+            self.keys.also = Some(mem::replace(&mut self.keys.public, *public));
+            self.macs = MacKeys::of(public);
+            self.cookie = None;
+        }
     }
 
     /// Every index that datagrams from it may name.

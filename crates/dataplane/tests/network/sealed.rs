@@ -451,6 +451,29 @@ fn keys_are_changed_without_a_lost_packet() {
 }
 
 #[test]
+fn a_peer_that_has_changed_its_key_is_addressed_by_the_new_one() {
+    for format in FORMATS {
+        let mut world = friends(format);
+        let now = world.now;
+        let mut alice = waiting_bob(format).peers.remove(0);
+        alice.keys = Some(PeerKeys { also: Some(secret(10).public_key()), ..keys(ALICES) });
+        world.nodes[1].core.change_peer(alice, now).unwrap();
+        let both = Identity { private: secret(10), also: Some(secret(ALICES)) };
+        world.nodes[0].core.set_identity(both, now).unwrap();
+        world.run(SECOND);
+        // The old key is forgotten; then Bob begins, after the session has ended.
+        world.nodes[0].core.set_identity(Identity { private: secret(10), also: None }, world.now).unwrap();
+        world.run(SECOND * 600);
+        world.sent.clear();
+        world.send(1, &to_alice(b"to the new key"));
+        world.run(SECOND);
+        assert_eq!(world.sent[0].1.kind(), "initiation");
+        assert_eq!(world.nodes[0].received.last(), Some(&to_alice(b"to the new key")));
+        assert_eq!(world.drops(0), []);
+    }
+}
+
+#[test]
 fn own_and_shared_keys_are_refused_by_name() {
     for format in FORMATS {
         let mut alice = alice_of(format, 100);
