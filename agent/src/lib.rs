@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod claims;
+mod config;
 pub mod confine;
 mod error;
 pub mod privilege;
@@ -24,7 +25,7 @@ use std::{
 };
 
 use adit_dataplane::Engine;
-use adit_tunnel::run_dir;
+use adit_tunnel::{KeyStore, keys::config_dir, run_dir};
 pub use error::{Error, Result};
 use registry::Registry;
 use server::Server;
@@ -47,6 +48,9 @@ pub struct Options {
     /// Directory of the socket and the records [default: $ADIT_RUN_DIR, else /run/adit]
     #[arg(long)]
     pub run_dir: Option<PathBuf>,
+    /// Directory of the keys [default: $ADIT_CONFIG_DIR, else /etc/adit]
+    #[arg(long)]
+    pub config_dir: Option<PathBuf>,
     /// Threads that move packets
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
@@ -58,6 +62,8 @@ pub struct Options {
 /// The run directory is taken or unusable, or the data plane cannot start.
 pub fn run(options: &Options) -> Result<()> {
     let directory = options.run_dir.clone().unwrap_or_else(run_dir);
+    let keys = KeyStore::new(&options.config_dir.clone().unwrap_or_else(config_dir));
+    privilege::keep_secrets()?;
     privilege::raise_descriptor_limit()?;
     let server = Server::claim(&directory)?;
     privilege::reduce()?;
@@ -65,7 +71,7 @@ pub fn run(options: &Options) -> Result<()> {
     let on_break = Arc::clone(&breaks);
     let on_break = Arc::new(move || on_break.notify_one());
     let engine = Engine::start_confined(usize::from(options.workers), confine::packet_thread, on_break)?;
-    let registry = Registry::new(&directory, engine, breaks)?;
+    let registry = Registry::new(&directory, keys, engine, breaks)?;
     registry.look_around();
 
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -21,14 +21,20 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use adit_dataplane::{Engine, Error as EngineError, PeerConfig, PeerId, Security, TunnelConfig, TunnelId, TunnelStats};
-use adit_tunnel::{AttachmentId, Engine as Runs, Record, State, Store, protocol::TunnelStatus, record::NetnsRef};
+use adit_dataplane::{Engine, Error as EngineError, TunnelId, TunnelStats};
+use adit_tunnel::{
+    AttachmentId, Engine as Runs, KeyStore, PublicKey, Record, State, Store,
+    keys::{KeyNames, Keys},
+    protocol::TunnelStatus,
+    record::NetnsRef,
+};
 
 use tokio::sync::Notify;
 
 use crate::{
     Error, Result,
     claims::Claims,
+    config::{is_sealed, learned, tunnel_config},
     reopen::{self, Inhabited},
     status::{broken, status},
 };
@@ -58,6 +64,7 @@ pub struct Registry {
 
 struct Shared {
     store: Store,
+    keys: KeyStore,
     engine: Engine,
     engine_breaks: Arc<Notify>,
     claims: Claims,
@@ -84,16 +91,17 @@ enum Holding {
 }
 
 impl Registry {
-    /// The tunnels recorded below `run_dir`; none is opened before [`Self::look_around`]. `engine_breaks` is notified by the engine
-    /// when a tunnel breaks.
+    /// The tunnels recorded below `run_dir`, with the keys of `keys`; none is opened before [`Self::look_around`]. `engine_breaks` is
+    /// notified by the engine when a tunnel breaks.
     ///
     /// # Errors
     /// The records' directory cannot be made.
-    pub fn new(run_dir: &Path, engine: Engine, engine_breaks: Arc<Notify>) -> Result<Self> {
+    pub fn new(run_dir: &Path, keys: KeyStore, engine: Engine, engine_breaks: Arc<Notify>) -> Result<Self> {
         let store = Store::new(run_dir);
         store.prepare()?;
         let shared = Shared {
             store,
+            keys,
             engine,
             engine_breaks,
             claims: Claims::default(),
@@ -109,7 +117,7 @@ impl Registry {
     /// # Errors
     /// The agent cannot find the pod's namespace, so that it could neither open the tunnel again nor see the pod's end. No
     /// record on disk asks for it: the plugin was killed, and its tunnel removed, before the request was read. Or the data
-    /// plane refuses, or the record cannot be written. The plugin's descriptors are closed then.
+    /// plane refuses, or a key cannot be loaded, or the record cannot be written. The plugin's descriptors are closed then.
     pub fn attach(&self, mut record: Record, tun: OwnedFd, udp: OwnedFd) -> Result<()> {
         if !reopen::is_visible(&record.netns)? {
             return Err(Error::NamespaceHidden(record.netns.path));
@@ -118,10 +126,11 @@ impl Registry {
         if self.shared.store.read(&record.attachment)?.as_ref() != Some(&record) {
             return Err(Error::Outdated(record.attachment.to_string()));
         }
+        let keys = self.load_keys(&mut record)?;
         self.release(&record.attachment);
         record.state = State::Attached;
         record.epoch_floor = next_epoch(record.epoch_floor);
-        let id = self.shared.engine.add(tunnel_config(&record), tun, udp)?;
+        let id = self.shared.engine.add(tunnel_config(&record, keys), tun, udp)?;
         if let Err(error) = self.shared.store.write(&record) {
             let _ = self.shared.engine.remove(id);
             return Err(error.into());
@@ -129,6 +138,24 @@ impl Registry {
         tracing::info!("carrying {} of pod {}", record.attachment, record.pod);
         self.put(record, Holding::Carried(id));
         Ok(())
+    }
+
+    /// The public key of the tunnel that `names` describes, once all of its keys could be loaded.
+    ///
+    /// # Errors
+    /// A key cannot be loaded.
+    pub fn public_key(&self, names: &KeyNames) -> Result<PublicKey> {
+        Ok(self.shared.keys.load(names)?.public)
+    }
+
+    /// The keys of a sealed tunnel, and their public one in the record.
+    fn load_keys(&self, record: &mut Record) -> Result<Option<Keys>> {
+        if !is_sealed(record) {
+            return Ok(None);
+        }
+        let keys = self.shared.keys.load(&KeyNames::of(record))?;
+        record.spec.public_key = Some(keys.public);
+        Ok(Some(keys))
     }
 
     /// Lets go of a tunnel: its descriptors are closed on return. Unknown is fine.
@@ -204,6 +231,7 @@ impl Registry {
         if let Some(error) = inhabited.trouble() {
             complain(&error);
         }
+        self.learn();
         let outlook = self.outlook(&namespaces, complaints.is_empty());
         self.report(complaints);
         outlook
@@ -227,8 +255,34 @@ impl Registry {
     /// Ends the data plane; devices and records stay.
     pub fn stop(&self) {
         self.shared.stopped.store(true, Ordering::Release);
+        self.learn();
         self.lock().clear();
         self.shared.engine.clone().shutdown();
+    }
+
+    /// Writes down where peers are that have moved, so that the next agent finds them; at most once a look, however often they move.
+    fn learn(&self) {
+        let held: Vec<Held> = self.lock().values().filter(|held| is_sealed(&held.record)).cloned().collect();
+        for Held { record, holding } in held {
+            let Holding::Carried(id) = holding else { continue };
+            let Ok(stats) = self.shared.engine.stats(id) else { continue };
+            let learned = learned(&record, &stats);
+            if learned == record.learned {
+                continue;
+            }
+            let _claim = self.shared.claims.claim(&record.attachment);
+            // A plugin may have removed or replaced it since.
+            let Ok(Some(recorded)) = self.shared.store.read(&record.attachment) else { continue };
+            let is_carried = self.held(&record.attachment).is_some_and(|held| held.holding == holding);
+            if !is_carried || recorded.created_ns != record.created_ns {
+                continue;
+            }
+            let record = Record { learned, ..recorded };
+            match self.shared.store.write(&record) {
+                Ok(()) => self.put(record, holding),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
     }
 
     /// Lets go of a tunnel whose record somebody removed without telling.
@@ -277,7 +331,7 @@ impl Registry {
             self.end(attachment, id);
         }
         record.epoch_floor = next_epoch(record.epoch_floor);
-        match self.carry(&record) {
+        match self.carry(&mut record) {
             Ok(id) => {
                 tracing::info!("carrying {attachment} of pod {} again", record.pod);
                 self.put(record, Holding::Carried(id));
@@ -292,11 +346,12 @@ impl Registry {
         }
     }
 
-    fn carry(&self, record: &Record) -> Result<TunnelId> {
+    fn carry(&self, record: &mut Record) -> Result<TunnelId> {
+        let keys = self.load_keys(record)?;
         let descriptors = reopen::reopen(record)?;
         // The floor goes to disk first: an incarnation that was not recorded could be repeated.
         self.shared.store.write(record)?;
-        Ok(self.shared.engine.add(tunnel_config(record), descriptors.tun, descriptors.udp)?)
+        Ok(self.shared.engine.add(tunnel_config(record, keys), descriptors.tun, descriptors.udp)?)
     }
 
     /// Takes an attachment out of the map, and its tunnel out of the data plane. False when there was none.
@@ -348,24 +403,6 @@ fn next_epoch(floor: u64) -> u64 {
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(floor.saturating_add(1))
 }
 
-fn tunnel_config(record: &Record) -> TunnelConfig {
-    let peers = (0..).map(PeerId).zip(&record.spec.peers).map(|(id, peer)| PeerConfig {
-        id,
-        endpoint: Some(peer.endpoint),
-        allowed_ips: peer.allowed_ips.clone(),
-        keepalive: peer.keepalive_ms.map(Duration::from_millis),
-        keys: None,
-    });
-    TunnelConfig {
-        local: record.spec.local,
-        mtu_bytes: record.spec.mtu_bytes,
-        epoch: record.epoch_floor,
-        shortcut: record.spec.shortcut,
-        security: Security::Plain,
-        peers: peers.collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{sync::mpsc, thread};
@@ -375,7 +412,9 @@ mod tests {
     #[test]
     fn work_on_one_attachment_holds_up_nothing_but_itself() {
         let directory = tempfile::tempdir().unwrap();
-        let registry = Registry::new(directory.path(), Engine::start(1).unwrap(), Arc::default()).unwrap();
+        let registry =
+            Registry::new(directory.path(), KeyStore::new(directory.path()), Engine::start(1).unwrap(), Arc::default())
+                .unwrap();
         let attachment = |container_id: &str| AttachmentId {
             container_id: container_id.into(),
             cni_if_name: "net1".into(),

@@ -172,6 +172,10 @@ fn respond(request: Request, descriptors: Vec<OwnedFd>, registry: &Registry) -> 
             Response::Tunnels { tunnels: registry.inspect(&attachment).into_iter().collect() }
         }
         Request::Status => Response::Tunnels { tunnels: registry.status() },
+        Request::PublicKey { names } => match registry.public_key(&names) {
+            Ok(public_key) => Response::PublicKey { public_key },
+            Err(error) => Response::Refused { message: error.to_string() },
+        },
         other => Response::Refused { message: format!("this agent does not know the request {other:?}") },
     }
 }

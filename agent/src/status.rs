@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use adit_dataplane::{PeerId, PeerStats, TunnelStats};
 use adit_tunnel::{
-    Record,
+    PublicKey, Record,
     protocol::{PeerStatus, TunnelStatus},
 };
+
+use crate::config::known_endpoint;
 
 /// Why a tunnel that the data plane has is not carried all the same; `None` when it is.
 pub fn broken(stats: &TunnelStats) -> Option<String> {
@@ -23,8 +25,13 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
         let age = |field: fn(&PeerStats) -> Option<Duration>| {
             stats.and_then(field).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
         };
+        let endpoint = stats.and_then(|stats| stats.endpoint).or_else(|| known_endpoint(record, peer));
         PeerStatus {
-            endpoint: stats.and_then(|stats| stats.endpoint).unwrap_or(peer.endpoint),
+            endpoint,
+            learned: endpoint != peer.endpoint,
+            public_key: stats.and_then(|stats| stats.public_key).map(PublicKey::new).or(peer.public_key),
+            preshared: peer.preshared_key_file.is_some(),
+            cipher: stats.and_then(|stats| stats.cipher).map(str::to_owned),
             allowed_ips: peer.allowed_ips.clone(),
             established: stats.is_some_and(|stats| stats.established),
             handshakes: count(|stats| stats.handshakes),
@@ -35,6 +42,7 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
             tx_packets: count(|stats| stats.tx_packets),
             last_seen_ms: age(|stats| stats.last_rx_age),
             last_sent_ms: age(|stats| stats.last_tx_age),
+            last_handshake_ms: age(|stats| stats.last_handshake_age),
         }
     });
     TunnelStatus {
@@ -43,6 +51,7 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
         network: record.network.clone(),
         encap: spec.encap,
         encryption: spec.encryption,
+        public_key: spec.public_key,
         engine: "agent".into(),
         mtu_bytes: spec.mtu_bytes,
         local: spec.local,

@@ -16,7 +16,7 @@ use std::{
 use adit_agent::registry::Registry;
 use adit_dataplane::Engine;
 use adit_net::{Netlink, Netns, NetnsId};
-use adit_tunnel::{AttachmentId, Record, State, Store};
+use adit_tunnel::{AttachmentId, KeyStore, PublicKey, Record, State, Store, keys::KeyNames};
 use nix::{
     sys::{
         socket::{AddressFamily, SockFlag, SockType, socketpair},
@@ -39,7 +39,9 @@ impl Node {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(directory.path());
-        let registry = Registry::new(directory.path(), Engine::start(1).unwrap(), Arc::default()).unwrap();
+        let registry =
+            Registry::new(directory.path(), KeyStore::new(directory.path()), Engine::start(1).unwrap(), Arc::default())
+                .unwrap();
         Self { directory, store, registry }
     }
 
@@ -401,6 +403,52 @@ fn a_recorded_tunnel_that_cannot_be_opened_is_reported_with_the_reason() {
     node.store.write(&living("c2")).unwrap();
     node.registry.look_around();
     assert_eq!(node.registry.status().len(), 0);
+}
+
+/// A tunnel of the pod `plumbr-a` whose private key is in a file.
+fn sealed(container: &str) -> Record {
+    let mut record = serde_json::to_value(living(container)).unwrap();
+    record["spec"]["encryption"] = json!("noise");
+    record["spec"]["privateKeyFile"] = json!("own.key");
+    record["spec"]["peers"][0]["publicKey"] = json!(PublicKey::new([1; 32]));
+    serde_json::from_value(record).unwrap()
+}
+
+#[test]
+fn a_sealed_tunnel_is_recorded_with_its_public_key_and_nothing_secret() {
+    let node = Node::new();
+    let public = KeyStore::new(node.directory.path()).generate("default", &"own.key".parse().unwrap()).unwrap();
+    let record = sealed("c1");
+    assert_eq!(node.registry.public_key(&KeyNames::of(&record)).unwrap(), public);
+    let _pod = node.attach(&record).unwrap();
+    let kept = node.store.read(&record.attachment).unwrap().unwrap();
+    assert_eq!(kept.spec.public_key, Some(public));
+    assert_eq!(node.registry.inspect(&record.attachment).unwrap().public_key, Some(public));
+    let secret = fs::read_to_string(node.directory.path().join("keys/default/own.key")).unwrap();
+    let text = fs::read_to_string(node.store.path(&record.attachment)).unwrap();
+    assert!(text.contains(&public.to_string()) && !text.contains(secret.trim()), "{text}");
+}
+
+#[test]
+fn a_tunnel_whose_key_is_missing_is_refused_by_name_and_costs_nothing_that_stands() {
+    let node = Node::new();
+    let record = sealed("c1");
+    let refused = node.attach(&record).unwrap_err().to_string();
+    assert!(refused.starts_with("privateKeyFile: ") && refused.contains("own.key does not exist"), "{refused}");
+    assert_eq!(node.registry.carried(), 0);
+    assert_eq!(node.store.read(&record.attachment).unwrap().unwrap(), record);
+}
+
+#[test]
+fn a_key_that_is_missing_after_a_restart_is_a_reason_and_no_crash() {
+    let node = Node::new();
+    let record = Record { state: State::Attached, ..sealed("c1") };
+    node.store.write(&record).unwrap();
+    for _ in 0..2 {
+        assert!(!node.registry.look_around().is_calm, "it is tried again");
+        let status = node.registry.inspect(&record.attachment).unwrap();
+        assert!(!status.carried && status.reason.contains("own.key does not exist"), "{status:?}");
+    }
 }
 
 #[test]

@@ -17,12 +17,12 @@ use adit_agent::{
     server::{self, PATIENCE, SLOTS, Server},
 };
 use adit_dataplane::Engine;
-use adit_tunnel::{Client, protocol::SOCKET_NAME};
+use adit_tunnel::{Client, KeyStore, protocol::SOCKET_NAME};
 
 /// Serves `run_dir` until the test's process ends.
 fn serve(run_dir: &Path) {
     let server = Server::claim(run_dir).unwrap();
-    let registry = Registry::new(run_dir, Engine::start(1).unwrap(), Arc::default()).unwrap();
+    let registry = Registry::new(run_dir, KeyStore::new(run_dir), Engine::start(1).unwrap(), Arc::default()).unwrap();
     let (ready, listening) = std::sync::mpsc::channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

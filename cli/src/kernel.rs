@@ -46,6 +46,10 @@ fn status(record: &Record) -> TunnelStatus {
     let of_one = traffic.filter(|_| spec.peers.len() == 1).unwrap_or_default();
     let peers = spec.peers.iter().map(|peer| PeerStatus {
         endpoint: peer.endpoint,
+        learned: false,
+        public_key: None,
+        preshared: false,
+        cipher: None,
         allowed_ips: peer.allowed_ips.clone(),
         established: false,
         handshakes: 0,
@@ -56,6 +60,7 @@ fn status(record: &Record) -> TunnelStatus {
         tx_packets: of_one.tx_packets,
         last_seen_ms: None,
         last_sent_ms: None,
+        last_handshake_ms: None,
     });
     TunnelStatus {
         attachment: record.attachment.clone(),
@@ -63,6 +68,7 @@ fn status(record: &Record) -> TunnelStatus {
         network: record.network.clone(),
         encap: spec.encap,
         encryption: spec.encryption,
+        public_key: None,
         engine: Engine::Kernel.to_string(),
         mtu_bytes: spec.mtu_bytes,
         local: spec.local,

@@ -2,25 +2,32 @@
 #![forbid(unsafe_code)]
 
 mod kernel;
+mod key;
+mod peer;
+mod select;
+mod status;
 mod table;
 
 use std::{
+    error::Error,
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
-use adit_tunnel::{Client, Error, Store, protocol::TunnelStatus, run_dir};
+use adit_tunnel::{Client, KeyStore, keys::config_dir, run_dir};
 use clap::{Parser, Subcommand};
-use kernel::Recorded;
 
-/// See the tunnels of this node.
+/// See the tunnels of this node, and make their keys.
 #[derive(Debug, Parser)]
 #[command(name = "adit", version)]
 struct Arguments {
     /// The agent's run directory [default: $ADIT_RUN_DIR, else /run/adit]
     #[arg(long, global = true)]
     run_dir: Option<PathBuf>,
+    /// The agent's directory of keys [default: $ADIT_CONFIG_DIR, else /etc/adit]
+    #[arg(long, global = true)]
+    config_dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -33,18 +40,31 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Keys of tunnels: make them, and tell the public ones
+    #[command(subcommand)]
+    Key(key::Command),
+    /// The other end of a tunnel: what it has to be told, and what it tells
+    #[command(subcommand)]
+    Peer(peer::Command),
 }
+
+/// What a command has to print, or why it has nothing.
+type Said = Result<String, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let directory = arguments.run_dir.unwrap_or_else(run_dir);
-    let Command::Status { json } = arguments.command;
-    let (tunnels, troubles) = match tunnels(&directory) {
-        Ok(found) => found,
-        Err(error) => return complain(&error.to_string()),
+    let keys = KeyStore::new(&arguments.config_dir.unwrap_or_else(config_dir));
+    let mut code = ExitCode::SUCCESS;
+    let said = match arguments.command {
+        Command::Status { json } => status::status(&directory, json).map(|(text, troubles)| {
+            code = troubles.iter().fold(code, |_, error| complain(&error.to_string()));
+            text
+        }),
+        Command::Key(command) => command.run(&Client::new(&directory), &keys),
+        Command::Peer(command) => command.run(&Client::new(&directory), &keys),
     };
-    let code = troubles.iter().fold(ExitCode::SUCCESS, |_, error| complain(&error.to_string()));
-    let text = match render(&tunnels, json) {
+    let text = match said {
         Ok(text) => text,
         Err(error) => return complain(&error.to_string()),
     };
@@ -55,39 +75,6 @@ fn main() -> ExitCode {
         }
         _ => code,
     }
-}
-
-/// The tunnels of the agent and those of the kernel, for which no agent need be there; and what could not be found out.
-fn tunnels(run_dir: &Path) -> Result<(Vec<TunnelStatus>, Vec<Error>), Error> {
-    let of_agent = Client::new(run_dir).status();
-    let Recorded { tunnels, needs_agent, mut unreadable } = match kernel::recorded(&Store::new(run_dir)) {
-        Ok(recorded) => recorded,
-        // Only root may see the records; the agent's words say so as well.
-        Err(error) => return Ok((of_agent?, vec![error])),
-    };
-    let mut all = tunnels;
-    match of_agent {
-        Ok(carried) => {
-            all.extend(carried);
-            // It complains of them in its log.
-            unreadable.clear();
-        }
-        Err(error) if all.is_empty() => return Err(error),
-        Err(error) if needs_agent => unreadable.push(error),
-        Err(_) => {}
-    }
-    all.sort_by(|one, other| one.attachment.cmp(&other.attachment));
-    Ok((all, unreadable))
-}
-
-fn render(tunnels: &[TunnelStatus], json: bool) -> Result<String, Error> {
-    if !json {
-        return Ok(table::status(tunnels));
-    }
-    let document: Vec<_> = tunnels.iter().map(table::with_state).collect();
-    serde_json::to_string_pretty(&serde_json::json!({ "tunnels": document }))
-        .map(|text| text + "\n")
-        .map_err(|error| Error::Decode { problem: format!("tunnels: {error}") })
 }
 
 fn complain(message: &str) -> ExitCode {

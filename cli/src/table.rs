@@ -1,10 +1,15 @@
 //! The tunnels as a table for people, and as JSON for programs.
 
-use adit_tunnel::protocol::{PeerStatus, TunnelStatus};
+use adit_tunnel::{
+    Encryption,
+    protocol::{PeerStatus, TunnelStatus},
+};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
 const HEADINGS: [&str; 9] = ["POD", "INTERFACE", "STATE", "ENCAP", "MTU", "PEER", "RECEIVED", "SENT", "LAST SEEN"];
+/// What only sealed tunnels have to tell, shown where there is one.
+const SEALED_HEADINGS: [&str; 3] = ["HANDSHAKE", "CIPHER", "PEER'S KEY"];
 
 /// One row a peer, then what is wrong with each tunnel that is not carried and what was dropped.
 pub fn status(tunnels: &[TunnelStatus]) -> String {
@@ -12,10 +17,19 @@ pub fn status(tunnels: &[TunnelStatus]) -> String {
         return "no tunnels on this node\n".into();
     }
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(HEADINGS);
+    let of_sealed =
+        SEALED_HEADINGS.iter().filter(|_| tunnels.iter().any(|tunnel| tunnel.encryption != Encryption::None));
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(HEADINGS.iter().chain(of_sealed));
     for tunnel in tunnels {
         for (index, peer) in tunnel.peers.iter().enumerate() {
-            table.add_row(row(tunnel, peer, index == 0));
+            let mut cells = row(tunnel, peer, index == 0);
+            if tunnel.encryption != Encryption::None {
+                cells.extend(sealed_cells(peer));
+            }
+            table.add_row(cells);
         }
     }
     let mut text = String::new();
@@ -50,11 +64,9 @@ fn row(tunnel: &TunnelStatus, peer: &PeerStatus, first: bool) -> Vec<String> {
             once(traffic(all.tx_bytes, all.tx_packets)),
             "not asked".into(),
         ],
-        None => [
-            traffic(peer.rx_bytes, peer.rx_packets),
-            traffic(peer.tx_bytes, peer.tx_packets),
-            peer.last_seen_ms.map_or_else(|| "never".into(), |age| format!("{} ago", duration(age))),
-        ],
+        None => {
+            [traffic(peer.rx_bytes, peer.rx_packets), traffic(peer.tx_bytes, peer.tx_packets), ago(peer.last_seen_ms)]
+        }
     };
     vec![
         once(owner(tunnel)),
@@ -62,11 +74,32 @@ fn row(tunnel: &TunnelStatus, peer: &PeerStatus, first: bool) -> Vec<String> {
         tunnel.peer_state(peer).into(),
         once(format!("{}, encryption {}", tunnel.encap, tunnel.encryption)),
         once(tunnel.mtu_bytes.to_string()),
-        if peer.shortcut { format!("{} by shortcut", peer.endpoint) } else { peer.endpoint.to_string() },
+        endpoint(peer),
         received,
         sent,
         seen,
     ]
+}
+
+fn endpoint(peer: &PeerStatus) -> String {
+    let Some(endpoint) = peer.endpoint else { return "not heard of yet".into() };
+    match (peer.shortcut, peer.learned) {
+        (true, _) => format!("{endpoint} by shortcut"),
+        (false, true) => format!("{endpoint} learned"),
+        (false, false) => endpoint.to_string(),
+    }
+}
+
+fn sealed_cells(peer: &PeerStatus) -> [String; 3] {
+    [
+        ago(peer.last_handshake_ms),
+        peer.cipher.clone().unwrap_or_default(),
+        peer.public_key.map(|key| key.to_string()).unwrap_or_default(),
+    ]
+}
+
+fn ago(age_ms: Option<u64>) -> String {
+    age_ms.map_or_else(|| "never".into(), |age| format!("{} ago", duration(age)))
 }
 
 fn owner(tunnel: &TunnelStatus) -> String {
@@ -78,6 +111,9 @@ fn notes(tunnel: &TunnelStatus) -> Vec<String> {
     let mut notes = Vec::new();
     if !tunnel.carried {
         notes.push(format!("{name}: not carried: {}", tunnel.reason));
+    }
+    if let Some(key) = tunnel.public_key {
+        notes.push(format!("{name}: public key {key}"));
     }
     if let Some(refusal) = &tunnel.offload_refusal {
         notes.push(format!(
@@ -123,14 +159,14 @@ fn duration(milliseconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::collections::BTreeMap;
 
-    use adit_tunnel::{AttachmentId, Encap, Encryption, Pod, protocol::Traffic};
+    use adit_tunnel::{AttachmentId, Encap, Pod, PublicKey, protocol::Traffic};
 
     use super::*;
 
-    fn tunnel() -> TunnelStatus {
+    pub fn tunnel() -> TunnelStatus {
         TunnelStatus {
             attachment: AttachmentId {
                 container_id: "c1".into(),
@@ -141,6 +177,7 @@ mod tests {
             network: "ohio".into(),
             encap: Encap::Udp,
             encryption: Encryption::None,
+            public_key: None,
             engine: "agent".into(),
             mtu_bytes: 1456,
             local: "10.10.1.200:6090".parse().unwrap(),
@@ -149,7 +186,11 @@ mod tests {
             carried: true,
             reason: String::new(),
             peers: vec![PeerStatus {
-                endpoint: "10.20.1.200:6090".parse().unwrap(),
+                endpoint: Some("10.20.1.200:6090".parse().unwrap()),
+                learned: false,
+                public_key: None,
+                preshared: false,
+                cipher: None,
                 allowed_ips: vec![],
                 established: true,
                 handshakes: 1,
@@ -160,6 +201,7 @@ mod tests {
                 tx_packets: 1,
                 last_seen_ms: Some(2_100),
                 last_sent_ms: None,
+                last_handshake_ms: None,
             }],
             traffic: None,
             offloads: vec!["tun-tcp".into(), "segmented-sends".into()],
@@ -186,6 +228,30 @@ mod tests {
         ] {
             assert!(lines[1].contains(expected), "{expected} in {text}");
         }
+    }
+
+    #[test]
+    fn keys_and_handshakes_are_told_where_a_tunnel_is_sealed() {
+        let mut sealed = tunnel();
+        (sealed.encryption, sealed.public_key) = (Encryption::Noise, Some(PublicKey::new([1; 32])));
+        sealed.peers[0].endpoint = Some("192.0.2.7:41641".parse().unwrap());
+        (sealed.peers[0].learned, sealed.peers[0].public_key) = (true, Some(PublicKey::new([2; 32])));
+        (sealed.peers[0].cipher, sealed.peers[0].last_handshake_ms) = (Some("aes-256-gcm".into()), Some(61_000));
+        let mut silent = sealed.peers[0].clone();
+        (silent.endpoint, silent.cipher, silent.last_handshake_ms) = (None, None, None);
+        sealed.peers.push(silent);
+        let text = status(&[sealed, tunnel()]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("PEER'S KEY"), "{text}");
+        let theirs = PublicKey::new([2; 32]).to_string();
+        for expected in ["udp, encryption noise", "192.0.2.7:41641 learned", "61 s ago", "aes-256-gcm", &theirs] {
+            assert!(lines[1].contains(expected), "{expected} in {text}");
+        }
+        assert!(lines[2].contains("not heard of yet") && lines[2].contains("never"), "{text}");
+        assert!(!lines[3].contains(&theirs), "{text}");
+        let ours = format!("default/plumbr-a tun: public key {}", PublicKey::new([1; 32]));
+        assert!(lines.contains(&ours.as_str()), "{text}");
+        assert!(!status(&[tunnel()]).contains("KEY"));
     }
 
     #[test]

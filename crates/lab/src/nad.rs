@@ -33,6 +33,13 @@ impl Nad {
     pub fn new(name: &str, config: impl ToString) -> Self {
         Self { name: name.to_owned(), namespace: DEFAULT_NAMESPACE.to_owned(), config: config.to_string() }
     }
+
+    /// The same in another namespace.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
 }
 
 /// What the lab needs of a pod's manifest.

@@ -36,6 +36,7 @@ struct Inner {
     cluster: String,
     number: NodeNumber,
     run_dir: PathBuf,
+    config_dir: PathBuf,
     cache: PathBuf,
     log: PathBuf,
     store: Arc<Mutex<Store>>,
@@ -59,6 +60,7 @@ impl Node {
             cluster: plan.cluster.clone(),
             number: plan.number,
             run_dir: ledger.directory(Path::new(&plan.name).join("run"))?,
+            config_dir: ledger.directory(Path::new(&plan.name).join("config"))?,
             cache: ledger.directory(Path::new(&plan.name).join("cni"))?,
             log: directory.join("aditd.log"),
             store,
@@ -91,6 +93,12 @@ impl Node {
     #[must_use]
     pub fn run_dir(&self) -> &Path {
         &self.inner.run_dir
+    }
+
+    /// ADIT_CONFIG_DIR of this node's agent and command line: keys, and the node's secret.
+    #[must_use]
+    pub fn config_dir(&self) -> &Path {
+        &self.inner.config_dir
     }
 
     /// Directory of the runtime's caches: libcni's results, and Multus' delegates in `multus`.
@@ -171,12 +179,12 @@ impl Node {
         self.runtime()?.status(&self.delegate(network)?)
     }
 
-    /// Links, addresses and routes of the node, and the files of its run directory.
+    /// Links, addresses and routes of the node, and the files of its run directory and of its configuration.
     ///
     /// # Errors
     /// They cannot be listed.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        self.network_snapshot()?.with_files(&self.inner.run_dir)
+        self.network_snapshot()?.with_files(&self.inner.run_dir)?.with_files(&self.inner.config_dir)
     }
 
     /// Starts `aditd` in the node's namespace and waits until it answers on its socket.
@@ -245,7 +253,7 @@ impl Node {
         std::fs::read_to_string(&self.inner.log).unwrap_or_default()
     }
 
-    /// Runs one of the workspace's programs on the node, with its ADIT_RUN_DIR: `adit(["status"])`.
+    /// Runs `adit` on the node, with its directories: `adit(["status"])`.
     ///
     /// # Errors
     /// It is not built, or does not end in time.
@@ -283,7 +291,10 @@ impl Node {
     }
 
     fn environment(&self) -> Vec<(String, String)> {
-        vec![("ADIT_RUN_DIR".to_owned(), self.inner.run_dir.display().to_string())]
+        let inner = &self.inner;
+        [("ADIT_RUN_DIR", &inner.run_dir), ("ADIT_CONFIG_DIR", &inner.config_dir)]
+            .map(|(key, directory)| (key.to_owned(), directory.display().to_string()))
+            .into()
     }
 }
 

@@ -190,6 +190,17 @@ impl Pod {
         crate::Background::start(self.node.ledger(), unprivileged(&self.node, &self.namespace, line)?, self.name())
     }
 
+    /// Starts a long-lived command as root in the pod's network, as a neighbour with every right would; it ends with the
+    /// returned value.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn_as_root<S: AsRef<OsStr>>(&self, line: impl IntoIterator<Item = S>) -> Result<crate::Background> {
+        let mut command = self.namespace.command("env");
+        command.args(line);
+        crate::Background::start(self.node.ledger(), command, self.name())
+    }
+
     /// User, capability sets and `no_new_privs` of the pod's process, as the kernel sees them.
     ///
     /// # Errors

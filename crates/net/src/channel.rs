@@ -18,6 +18,7 @@ use nix::{
     },
 };
 use socket2::SockRef;
+use zeroize::Zeroize;
 
 use crate::{
     Error,
@@ -99,13 +100,13 @@ impl Channel {
     }
 
     /// One request, which `write` makes for its sequence number, and the objects of its answer.
-    pub(crate) fn request<T>(
+    pub(crate) fn request<T, B: AsRef<[u8]>>(
         &mut self,
-        write: impl FnOnce(u32) -> Vec<u8>,
+        write: impl FnOnce(u32) -> B,
         decode: impl Fn(&[u8]) -> Result<T, String>,
     ) -> Result<Vec<T>, Failure> {
         let sequence = self.next_sequence();
-        self.send(&write(sequence))?;
+        self.send(write(sequence).as_ref())?;
         let mut answer = Answer::to(sequence);
         while !answer.ended {
             answer.take(self.receive()?, &decode, Oddities::Fail)?;
@@ -153,6 +154,11 @@ impl Channel {
             outcome.take(self.receive()?)?;
         }
         Ok(outcome.refused())
+    }
+
+    /// Overwrites what was received, which may have had secrets in it.
+    pub(crate) fn wipe(&mut self) {
+        self.buffer.as_mut_slice().zeroize();
     }
 
     /// The most that one datagram may hold.

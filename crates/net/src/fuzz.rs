@@ -6,7 +6,7 @@ use crate::{
     frame::frames,
     ip, link_message, nftables,
     request::{NEW_ADDRESS, NEW_LINK, NEW_ROUTE, NEW_TUNNEL, body},
-    route_message, vxlan,
+    route_message, vxlan, wireguard,
 };
 
 /// Reads a datagram as a route socket would, and every object in it as a link, an address, VLANs, a tunnel's
@@ -47,6 +47,14 @@ pub fn nftables(datagram: &[u8]) {
             let _ = step.error(refusal).to_string();
         }
     }
+}
+
+/// Reads a datagram as a generic netlink socket would: as a family that was looked up, and as a WireGuard device.
+pub fn wireguard(datagram: &[u8]) {
+    let Some(mut answer) = answer(datagram) else { return };
+    let whole = |message: &[u8]| Ok(message.to_vec());
+    let _ = answer.take(datagram, whole, Oddities::LeaveOut);
+    wireguard::fuzz(&answer.objects().unwrap_or_default());
 }
 
 /// Of the request that the first frame answers.

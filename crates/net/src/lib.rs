@@ -2,8 +2,8 @@
 //! nftables, sysctl, and the two descriptors a user-space tunnel needs (a TUN device and an outer
 //! UDP socket).
 //!
-//! Everything that speaks netlink goes through [`Netlink`], and what concerns packet filters through
-//! [`Nftables`], one socket each per namespace. What acts in
+//! Everything that speaks netlink goes through [`Netlink`], what concerns packet filters through
+//! [`Nftables`], and keys and peers of the kernel's WireGuard through [`Wireguard`], one socket each per namespace. What acts in
 //! the *calling thread's* namespace says so: [`sysctl`], [`tun`], [`udp`]. Enter one with
 //! [`Netns::run`] in a one-shot program and with [`Netns::run_on_thread`] in a long-lived one.
 //!
@@ -41,6 +41,7 @@ pub mod tun;
 pub mod udp;
 pub mod vxlan;
 mod wait;
+pub mod wireguard;
 
 pub use address::Address;
 pub use bridge::{Port, PortState, PortVlan};
@@ -56,6 +57,7 @@ pub use route::{Route, RouteLookup};
 pub use tun::{create_tun, open_tun};
 pub use udp::{UdpSpec, open_udp};
 pub use vxlan::Vxlan;
+pub use wireguard::{Wireguard, WireguardSpec};
 
 /// What every call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

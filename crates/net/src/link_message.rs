@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::{
     BridgePort, BridgeSpec, Link, LinkChange, LinkKind, MacAddress, MacvlanMode, MacvlanSpec, Netns, Port, PortState,
-    PortVlan, VethSpec,
+    PortVlan, VethSpec, WireguardSpec,
     attribute::{Attributes, attributes, find, native, text},
     vxlan,
 };
@@ -134,6 +134,17 @@ pub(crate) fn bridge(spec: &BridgeSpec<'_>) -> Attributes {
     link.text(IFLA_IFNAME, spec.name);
     mtu_and_mac(&mut link, spec.mtu, spec.mac);
     bridge_info(&mut link, spec.vlan_filtering);
+    link
+}
+
+pub(crate) fn wireguard(spec: &WireguardSpec<'_>) -> Attributes {
+    let mut link = with_index(0);
+    link.text(IFLA_IFNAME, spec.name);
+    mtu_and_mac(&mut link, spec.mtu, None);
+    in_netns(&mut link, spec.netns);
+    link.group(IFLA_LINKINFO, |info| {
+        info.text(INFO_KIND, "wireguard");
+    });
     link
 }
 

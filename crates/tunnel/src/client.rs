@@ -8,10 +8,12 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use serde::de::DeserializeOwned;
 
 use crate::{
-    AttachmentId, Error, Record, Result, frame,
-    protocol::{Envelope, PROTOCOL_VERSION, Request, Response, SOCKET_NAME, TunnelStatus},
+    AttachmentId, Error, PublicKey, Record, Result, frame,
+    keys::KeyNames,
+    protocol::{Answer, Carried, Envelope, Kind, PROTOCOL_VERSION, Request, SOCKET_NAME, TunnelStatus},
 };
 
 /// How long the agent may take to answer.
@@ -57,13 +59,13 @@ impl Client {
         self.done("let go of the tunnel", Request::Detach { attachment: attachment.clone() }, &[])
     }
 
-    /// The state of one tunnel; `None` when the agent does not know it.
+    /// Whether one tunnel is carried; `None` when the agent does not know it.
     ///
     /// # Errors
     /// The agent does not answer, or refuses.
-    pub fn inspect(&self, attachment: &AttachmentId) -> Result<Option<TunnelStatus>> {
+    pub fn inspect(&self, attachment: &AttachmentId) -> Result<Option<Carried>> {
         let request = Request::Inspect { attachment: attachment.clone() };
-        Ok(self.tunnels("describe the tunnel", request)?.into_iter().next())
+        Ok(self.exchange("describe the tunnel", request, &[], Kind::Tunnels)?.tunnels.into_iter().next())
     }
 
     /// The state of every tunnel.
@@ -71,41 +73,48 @@ impl Client {
     /// # Errors
     /// The agent does not answer, or refuses.
     pub fn status(&self) -> Result<Vec<TunnelStatus>> {
-        self.tunnels("describe its tunnels", Request::Status)
+        Ok(self.exchange("describe its tunnels", Request::Status, &[], Kind::Tunnels)?.tunnels)
+    }
+
+    /// The public key that `names` leads to, after the agent has loaded every key that they name.
+    ///
+    /// # Errors
+    /// The agent does not answer, or cannot use one of the keys.
+    pub fn public_key(&self, names: &KeyNames) -> Result<PublicKey> {
+        let request = Request::PublicKey { names: Box::new(names.clone()) };
+        let answer = self.exchange::<Carried>("load the tunnel's keys", request, &[], Kind::PublicKey)?;
+        answer.public_key.ok_or_else(|| self.misread("it left out the public key".into()))
     }
 
     fn done(&self, action: &str, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        match self.exchange(action, request, descriptors)? {
-            Response::Done => Ok(()),
-            other => Err(self.unexpected(&other)),
-        }
+        self.exchange::<Carried>(action, request, descriptors, Kind::Done).map(drop)
     }
 
-    fn tunnels(&self, action: &str, request: Request) -> Result<Vec<TunnelStatus>> {
-        match self.exchange(action, request, &[])? {
-            Response::Tunnels { tunnels } => Ok(tunnels),
-            other => Err(self.unexpected(&other)),
-        }
-    }
-
-    fn exchange(&self, action: &str, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<Response> {
+    fn exchange<T: DeserializeOwned>(
+        &self,
+        action: &str,
+        request: Request,
+        descriptors: &[BorrowedFd<'_>],
+        expected: Kind,
+    ) -> Result<Answer<T>> {
         let unreachable = |source: io::Error| Error::AgentUnreachable { socket: self.socket.clone(), source };
         let timeout = if matches!(request, Request::Detach { .. }) { DETACH_TIMEOUT } else { TIMEOUT };
         let stream = connect(&self.socket, timeout).map_err(unreachable)?;
         let envelope = Envelope { version: PROTOCOL_VERSION, request };
         frame::send(&stream, &envelope, descriptors).map_err(unreachable)?;
-        match frame::receive::<Response>(&stream) {
-            Ok((Response::Refused { message }, _)) => Err(Error::AgentRefused { action: action.into(), message }),
-            Ok((response, _)) => Ok(response),
-            Err(source) if source.kind() == io::ErrorKind::InvalidData => {
-                Err(Error::AgentAnswer { socket: self.socket.clone(), problem: source.to_string() })
+        match frame::receive::<Answer<T>>(&stream) {
+            Ok((Answer { answer: Kind::Refused, message, .. }, _)) => {
+                Err(Error::AgentRefused { action: action.into(), message })
             }
+            Ok((answer, _)) if answer.answer == expected => Ok(answer),
+            Ok((Answer { answer, .. }, _)) => Err(self.misread(format!("it answered {answer:?}"))),
+            Err(source) if source.kind() == io::ErrorKind::InvalidData => Err(self.misread(source.to_string())),
             Err(source) => Err(unreachable(source)),
         }
     }
 
-    fn unexpected(&self, response: &Response) -> Error {
-        Error::AgentAnswer { socket: self.socket.clone(), problem: format!("it answered {response:?}") }
+    fn misread(&self, problem: String) -> Error {
+        Error::AgentAnswer { socket: self.socket.clone(), problem }
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub use peers::PeerConfig;
-use peers::{everything, refuse_mixed_families, refuse_shared_networks};
+use peers::{everything, refuse_mixed_families, refuse_shared};
 use wire::Wire;
 
 use crate::{Encap, Encryption, Engine, Error, Intent, Result, parse, spec::IntentPeer};
@@ -25,6 +25,7 @@ const RESERVED_IF_NAMES: [&str; 3] = ["ips", "mac", "labels"];
 /// Keys that no annotation may ever set: they choose files of the node, or what annotations may set.
 const NEVER_OVERRIDABLE: [&str; 9] =
     ["privateKeyFile", "presharedKeyFile", "overrides", "ifName", "type", "name", "cniVersion", "capabilities", "ipam"];
+const ENCAPSULATIONS: &str = "write \"udp\", \"wireguard\" or \"vxlan\"";
 const IN_THE_CLEAR: &str = "write \"encryption\": \"none\" if the network between the pods may be trusted";
 /// What an annotation may set when `overrides` is not written.
 const DEFAULT_OVERRIDES: [&str; 1] = ["ips"];
@@ -162,6 +163,9 @@ impl Effective {
                     "remove it, or add the key to \"overrides\" in the NetworkAttachmentDefinition",
                 ));
             }
+            if key == "peers" {
+                refuse_files_in_peers(&path, value)?;
+            }
             if key == "ips" {
                 ips = Some(string_list(&path, value)?);
             } else {
@@ -186,11 +190,13 @@ impl Config {
         let device = self.device.as_deref().map(|text| interface("device", text)).transpose()?;
         let port = encap.default_port();
         let local = self.local.as_deref().map(|text| parse::local_endpoint("local", text, port)).transpose()?;
-        let peers = self.peer_list(Wire::new(encap, local))?;
+        let wire = Wire::new(encap, encryption, local);
+        let private_key_file = wire.key_file("privateKeyFile", self.private_key_file.as_deref())?;
+        let peers = self.peer_list(wire)?;
         refuse_mixed_families(&peers)?;
-        refuse_shared_networks(&peers)?;
+        refuse_shared(&peers, encryption)?;
         let (mtu_bytes, shortcut) = (self.mtu, self.shortcut.unwrap_or(false));
-        Ok(Intent { if_name, encap, encryption, device, local, mtu_bytes, shortcut, vxlan, peers })
+        Ok(Intent { if_name, encap, encryption, device, local, mtu_bytes, shortcut, vxlan, private_key_file, peers })
     }
 
     /// The address plugin to call for the tunnel's interface, when there is one.
@@ -226,33 +232,40 @@ impl Config {
         match self.encap.as_deref() {
             None | Some("") => Err(Error::Missing {
                 key: "encap".into(),
-                remedy: "say what is on the wire: \"encap\": \"udp\" (or \"vxlan\")".into(),
+                remedy: "say what is on the wire: \"encap\": \"udp\" (or \"wireguard\", \"vxlan\")".into(),
             }),
             Some("udp") => Ok(Encap::Udp),
+            Some("wireguard") => Ok(Encap::Wireguard),
             Some("vxlan") => Ok(Encap::Vxlan),
-            Some(other @ ("wireguard" | "geneve" | "gre" | "ipip")) => {
-                Err(Error::invalid("encap", other, "is not supported by this version", "write \"udp\" or \"vxlan\""))
+            Some(other @ ("geneve" | "gre" | "ipip")) => {
+                Err(Error::invalid("encap", other, "is not supported by this version", ENCAPSULATIONS))
             }
-            Some(other) => Err(Error::invalid("encap", other, "is no encapsulation", "write \"udp\" or \"vxlan\"")),
+            Some(other) => Err(Error::invalid("encap", other, "is no encapsulation", ENCAPSULATIONS)),
         }
     }
 
     fn encryption(&self, encap: Encap) -> Result<Encryption> {
-        match self.encryption.as_deref() {
-            Some("none") => Ok(Encryption::None),
-            None | Some("") if encap == Encap::Vxlan => {
+        match (encap, self.encryption.as_deref()) {
+            (Encap::Udp | Encap::Wireguard, None | Some("" | "noise")) => Ok(Encryption::Noise),
+            (Encap::Udp | Encap::Vxlan, Some("none")) => Ok(Encryption::None),
+            (Encap::Vxlan, None | Some("")) => {
                 Err(Error::Missing { key: "encryption".into(), remedy: format!("vxlan has none: {IN_THE_CLEAR}") })
             }
-            Some("noise") if encap == Encap::Vxlan => {
+            (Encap::Vxlan, Some("noise")) => {
                 Err(Error::invalid("encryption", "noise", "is nothing that vxlan has", IN_THE_CLEAR))
             }
-            None | Some("" | "noise") => Err(Error::invalid(
+            (Encap::Wireguard, Some(other)) => Err(Error::invalid(
                 "encryption",
-                self.encryption.as_deref().unwrap_or("noise (the default)"),
-                "is not supported by this version, and nothing is sent in the clear unasked",
-                IN_THE_CLEAR,
+                other,
+                "is nothing that wireguard has: it always encrypts, and in one way",
+                "leave encryption out",
             )),
-            Some(other) => Err(Error::invalid("encryption", other, "is no kind of encryption", "write \"none\"")),
+            (_, Some(other)) => Err(Error::invalid(
+                "encryption",
+                other,
+                "is no kind of encryption",
+                "write \"noise\", or \"none\" if the network between the pods may be trusted",
+            )),
         }
     }
 
@@ -262,6 +275,14 @@ impl Config {
         match self.engine.as_deref() {
             None | Some("" | "auto") => {}
             Some(same) if same == engine => {}
+            Some("kernel") if encap == Encap::Wireguard => {
+                return Err(Error::invalid(
+                    "engine",
+                    "kernel",
+                    "is not supported by this version for encap \"wireguard\"",
+                    "write \"agent\", or leave engine out",
+                ));
+            }
             Some(other) => {
                 return Err(Error::invalid(
                     "engine",
@@ -277,18 +298,10 @@ impl Config {
                 return Err(Error::invalid(
                     "underlay",
                     other,
-                    "is not supported by this version (\"host\" needs encryption)",
+                    "is not supported by this version",
                     "write \"pod\", or leave underlay out",
                 ));
             }
-        }
-        let key_material = [
-            ("publicKey", &self.public_key),
-            ("presharedKeyFile", &self.preshared_key_file),
-            ("privateKeyFile", &self.private_key_file),
-        ];
-        if let Some((key, value)) = key_material.into_iter().find_map(|(key, value)| value.as_ref().map(|v| (key, v))) {
-            return Err(keys_without_encryption(key, value));
         }
         let number = |value: Option<u32>| value.map(|value| value.to_string());
         let of_vxlan =
@@ -332,16 +345,16 @@ impl Config {
                 "stands beside \"peers\"",
                 "write either \"remote\" for one peer or \"peers\" for several",
             )),
-            (Some(remote), None) => Ok(vec![IntentPeer {
-                endpoint: wire.endpoint("remote", remote)?,
-                allowed_ips: everything()?,
-                keepalive: wire.keepalive("keepalive", self.keepalive.as_deref())?,
-                key: "remote".into(),
-            }]),
+            (Some(remote), None) => Ok(vec![self.only_peer(remote, wire)?]),
             (None, Some(peers)) if !peers.is_empty() => {
-                if let Some(text) = self.keepalive.as_deref() {
+                let of_one = [
+                    ("keepalive", &self.keepalive),
+                    ("publicKey", &self.public_key),
+                    ("presharedKeyFile", &self.preshared_key_file),
+                ];
+                if let Some((key, text)) = of_one.into_iter().find_map(|(key, text)| Some((key, text.as_ref()?))) {
                     return Err(Error::invalid(
-                        "keepalive",
+                        key,
                         text,
                         "stands beside \"peers\"",
                         "write it into each peer that needs it",
@@ -351,9 +364,39 @@ impl Config {
             }
             _ => Err(Error::Missing {
                 key: "remote".into(),
-                remedy: "write the outer address of the peer, or a list of \"peers\"".into(),
+                remedy: match wire.is_sealed() {
+                    true => "write the outer address of the peer; or a list of \"peers\", in which one without an \"endpoint\" is learned",
+                    false => "write the outer address of the peer, or a list of \"peers\"",
+                }
+                .into(),
             }),
         }
+    }
+
+    /// The one peer that the keys without a list describe.
+    fn only_peer(&self, remote: &str, wire: Wire) -> Result<IntentPeer> {
+        Ok(IntentPeer {
+            endpoint: Some(wire.endpoint("remote", remote)?),
+            public_key: wire.public_key("publicKey", self.public_key.as_deref())?,
+            preshared_key_file: wire.key_file("presharedKeyFile", self.preshared_key_file.as_deref())?,
+            allowed_ips: everything()?,
+            keepalive: wire.keepalive("keepalive", self.keepalive.as_deref())?,
+            key: "remote".into(),
+        })
+    }
+}
+
+/// Where an annotation may set the peers, their key files still are not its choice.
+fn refuse_files_in_peers(path: &str, peers: &Value) -> Result<()> {
+    let files = peers.as_array().into_iter().flatten().enumerate();
+    match files.into_iter().find_map(|(index, peer)| Some((index, peer.get("presharedKeyFile")?))) {
+        Some((index, file)) => Err(Error::invalid(
+            format!("{path}[{index}].presharedKeyFile"),
+            file,
+            "cannot be set by a pod's annotation",
+            "set it in the NetworkAttachmentDefinition",
+        )),
+        None => Ok(()),
     }
 }
 

@@ -15,6 +15,8 @@ use crate::{Spec, parse::masked};
 pub enum Encap {
     /// Our own format over UDP.
     Udp,
+    /// WireGuard, to the byte.
+    Wireguard,
     /// VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe): IP packets behind 8 bytes of header, over UDP.
     Vxlan,
 }
@@ -51,16 +53,18 @@ impl Encap {
     #[must_use]
     pub const fn engine(self) -> Engine {
         match self {
-            Self::Udp => Engine::Agent,
+            Self::Udp | Self::Wireguard => Engine::Agent,
             Self::Vxlan => Engine::Kernel,
         }
     }
 
-    /// The UDP port when none is written: 6090, which nobody has registered, and IANA's `vxlan-gpe`.
+    /// The UDP port when none is written: 6090, which nobody has registered, the one that WireGuard's documentation uses,
+    /// and IANA's `vxlan-gpe`.
     #[must_use]
     pub const fn default_port(self) -> u16 {
         match self {
             Self::Udp => 6090,
+            Self::Wireguard => 51_820,
             Self::Vxlan => 4790,
         }
     }
@@ -96,7 +100,7 @@ impl Spec {
         Some(Encapsulation {
             id: vni,
             source: self.local.ip(),
-            destination: self.peers.get(index)?.endpoint.ip(),
+            destination: self.peers.get(index)?.endpoint?.ip(),
             ttl,
             tos,
             checksum: true,
@@ -109,6 +113,7 @@ impl fmt::Display for Encap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Udp => "udp",
+            Self::Wireguard => "wireguard",
             Self::Vxlan => "vxlan",
         })
     }

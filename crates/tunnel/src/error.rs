@@ -29,6 +29,24 @@ pub enum Error {
         /// What to write.
         remedy: String,
     },
+    /// A key's file cannot be used.
+    #[error("{key}: {} {problem}; {remedy}", path.display())]
+    Key {
+        /// The key of the configuration that names it.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The kernel gave no random numbers.
+    #[error("cannot make a key: {source}")]
+    Random {
+        /// The kernel's words.
+        source: io::Error,
+    },
     /// JSON that does not have the shape of a tunnel's configuration.
     #[error("cannot read the tunnel's configuration: {problem}")]
     Decode {

@@ -21,10 +21,13 @@ const VXLAN_BYTES: [u16; 2] = [20 + 8 + 8, 40 + 8 + 8];
 pub const fn overhead_bytes(encap: Encap, outer_is_ipv6: bool, encryption: Encryption) -> u16 {
     let seal = match encryption {
         Encryption::None => Seal::Plain,
+        Encryption::Noise => Seal::Sealed,
     };
     let [vxlan_over_ipv4, vxlan_over_ipv6] = VXLAN_BYTES;
     match encap {
-        Encap::Udp => wire::overhead_bytes(outer_is_ipv6, seal),
+        // A data message of WireGuard has as much around its packet: 16 bytes before it, a tag behind it. It is padded up to
+        // a multiple of 16 bytes, but never beyond the MTU.
+        Encap::Udp | Encap::Wireguard => wire::overhead_bytes(outer_is_ipv6, seal),
         Encap::Vxlan if outer_is_ipv6 => vxlan_over_ipv6,
         Encap::Vxlan => vxlan_over_ipv4,
     }
@@ -102,6 +105,8 @@ mod tests {
         {
             assert_eq!(packets_per_send(mtu, ipv6, Encryption::None), count, "{mtu}");
         }
+        assert_eq!(packets_per_send(1440, false, Encryption::Noise), 44);
+        assert_eq!(packets_per_send(1420, true, Encryption::Noise), 45);
     }
 
     fn of(encap: Encap, wanted: Option<u32>, path_bytes: u32, outer_is_ipv6: bool) -> Result<u16> {
@@ -115,6 +120,10 @@ mod tests {
         assert_eq!(of(Encap::Udp, None, 8901, false).unwrap(), 8857);
         assert_eq!(of(Encap::Vxlan, None, 1500, false).unwrap(), 1464);
         assert_eq!(of(Encap::Vxlan, None, 1500, true).unwrap(), 1444);
+        for encap in [Encap::Udp, Encap::Wireguard] {
+            let sealed = |ipv6| interface_mtu(None, 1500, overhead_bytes(encap, ipv6, Encryption::Noise)).unwrap();
+            assert_eq!((sealed(false), sealed(true)), (1440, 1420));
+        }
     }
 
     #[test]

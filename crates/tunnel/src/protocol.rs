@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::{AttachmentId, Encap, Encryption, Engine, Pod, Record};
+use crate::{AttachmentId, Encap, Encryption, Engine, Pod, PublicKey, Record, keys::KeyNames};
 
 /// Version of this protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -48,11 +48,16 @@ pub enum Request {
     },
     /// The state of every tunnel.
     Status,
+    /// The public key of a tunnel that is, or is to be; and whether all of its keys can be loaded.
+    PublicKey {
+        /// What they are found by.
+        names: Box<KeyNames>,
+    },
 }
 
 /// What the agent answers.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "camelCase", from = "Answer")]
+#[derive(Debug, Serialize)]
+#[serde(tag = "answer", rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum Response {
     /// Done.
@@ -61,6 +66,12 @@ pub enum Response {
     Tunnels {
         /// In the order of their attachments.
         tunnels: Vec<TunnelStatus>,
+    },
+    /// The public key asked for.
+    #[serde(rename_all = "camelCase")]
+    PublicKey {
+        /// The key.
+        public_key: PublicKey,
     },
     /// Not done.
     Refused {
@@ -83,6 +94,9 @@ pub struct TunnelStatus {
     pub encap: Encap,
     /// How packets are sealed.
     pub encryption: Encryption,
+    /// What its peers know it by, if it is sealed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub public_key: Option<PublicKey>,
     /// Who carries it.
     pub engine: String,
     /// The interface's MTU in bytes.
@@ -113,33 +127,36 @@ pub struct TunnelStatus {
     pub drops: BTreeMap<String, u64>,
 }
 
-/// A [`Response`] as it is read: of a tagged enum serde keeps the parts in a form of its own first, and what reads those makes
-/// a plugin 35 KB larger.
-#[derive(Deserialize)]
-struct Answer {
-    answer: Kind,
-    #[serde(default)]
-    tunnels: Vec<TunnelStatus>,
-    #[serde(default)]
-    message: String,
+/// What a plugin has to know of a tunnel: what reads a whole [`TunnelStatus`] would make it 60 KB larger.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Carried {
+    /// Whether the agent holds both descriptors and carries packets.
+    pub carried: bool,
+    /// Why not, in words; empty when it is carried.
+    pub reason: String,
 }
 
-#[derive(Deserialize)]
+/// A [`Response`] as it is read, with as much of each tunnel as `T` takes: of a tagged enum serde keeps the parts in a form of its own
+/// first, and what reads those makes a plugin 35 KB larger.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", bound(deserialize = "T: Deserialize<'de>"))]
+pub(crate) struct Answer<T> {
+    pub(crate) answer: Kind,
+    #[serde(default)]
+    pub(crate) tunnels: Vec<T>,
+    #[serde(default)]
+    pub(crate) public_key: Option<PublicKey>,
+    #[serde(default)]
+    pub(crate) message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum Kind {
+pub(crate) enum Kind {
     Done,
     Tunnels,
+    PublicKey,
     Refused,
-}
-
-impl From<Answer> for Response {
-    fn from(Answer { answer, tunnels, message }: Answer) -> Self {
-        match answer {
-            Kind::Done => Self::Done,
-            Kind::Tunnels => Self::Tunnels { tunnels },
-            Kind::Refused => Self::Refused { message },
-        }
-    }
 }
 
 /// Inner packets of all peers.
@@ -160,8 +177,21 @@ pub struct Traffic {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerStatus {
-    /// Its outer address and port.
-    pub endpoint: SocketAddr,
+    /// Its outer address and port; absent while nobody knows them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<SocketAddr>,
+    /// Whether that is where it was heard from, and not where the configuration says.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub learned: bool,
+    /// What it is known by, if the tunnel is sealed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub public_key: Option<PublicKey>,
+    /// Whether a key that was agreed beforehand is mixed into its sessions.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub preshared: bool,
+    /// What its packets are sealed with: `aes-256-gcm` or `chacha20-poly1305`. Absent without a session.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cipher: Option<String>,
     /// The networks behind it.
     #[serde(rename = "allowedIPs")]
     pub allowed_ips: Vec<IpNetwork>,
@@ -186,6 +216,9 @@ pub struct PeerStatus {
     /// Milliseconds since anything was sent to it; absent when nothing ever was.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_sent_ms: Option<u64>,
+    /// Milliseconds since the last handshake with it; absent when there was none, and in plain tunnels.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_handshake_ms: Option<u64>,
 }
 
 impl TunnelStatus {
@@ -220,15 +253,55 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_as_it_was_written() {
-        for (written, expected) in [
-            (Response::Done, json!({"answer": "done"})),
-            (Response::Tunnels { tunnels: vec![] }, json!({"answer": "tunnels", "tunnels": []})),
-            (Response::Refused { message: "no".into() }, json!({"answer": "refused", "message": "no"})),
+        let public_key = PublicKey::new([1; 32]);
+        for (written, expected, kind) in [
+            (Response::Done, json!({"answer": "done"}), Kind::Done),
+            (Response::Tunnels { tunnels: vec![] }, json!({"answer": "tunnels", "tunnels": []}), Kind::Tunnels),
+            (Response::Refused { message: "no".into() }, json!({"answer": "refused", "message": "no"}), Kind::Refused),
+            (
+                Response::PublicKey { public_key },
+                json!({"answer": "publicKey", "publicKey": public_key.to_string()}),
+                Kind::PublicKey,
+            ),
         ] {
             assert_eq!(serde_json::to_value(&written).unwrap(), expected);
-            let read: Response = serde_json::from_value(expected.clone()).unwrap();
-            assert_eq!(serde_json::to_value(&read).unwrap(), expected);
+            let read: Answer<TunnelStatus> = serde_json::from_value(expected).unwrap();
+            assert_eq!(read.answer, kind);
+            assert_eq!(read.public_key, (kind == Kind::PublicKey).then_some(public_key));
+            assert_eq!(read.message, if kind == Kind::Refused { "no" } else { "" });
         }
-        assert!(serde_json::from_value::<Response>(json!({"answer": "perhaps"})).is_err());
+        assert!(serde_json::from_value::<Answer<Carried>>(json!({"answer": "perhaps"})).is_err());
+    }
+
+    #[test]
+    fn a_plugin_reads_of_a_whole_status_what_it_needs() {
+        let status = TunnelStatus {
+            attachment: AttachmentId {
+                container_id: "c1".into(),
+                cni_if_name: "net1".into(),
+                if_name: "tun".parse().unwrap(),
+            },
+            pod: Pod::default(),
+            network: "ohio".into(),
+            encap: Encap::Udp,
+            encryption: Encryption::None,
+            public_key: None,
+            engine: "agent".into(),
+            mtu_bytes: 1456,
+            local: "10.10.1.200:6090".parse().unwrap(),
+            device: "net1".into(),
+            addresses: vec![],
+            carried: false,
+            reason: "port 6090 is taken".into(),
+            peers: vec![],
+            traffic: None,
+            offloads: vec![],
+            offload_refusal: None,
+            drops: BTreeMap::new(),
+        };
+        let written = serde_json::to_string(&Response::Tunnels { tunnels: vec![status.clone()] }).unwrap();
+        let read: Answer<Carried> = serde_json::from_str(&written).unwrap();
+        assert_eq!(read.tunnels, [Carried { carried: false, reason: "port 6090 is taken".into() }]);
+        assert_eq!(serde_json::from_str::<Answer<TunnelStatus>>(&written).unwrap().tunnels, [status]);
     }
 }

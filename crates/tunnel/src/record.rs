@@ -1,12 +1,17 @@
 //! What the node remembers of one tunnel: enough to carry it again after any crash, and to remove it after any loss.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use adit_net::{IfName, NetnsId};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::Spec;
+use crate::{PublicKey, Spec};
 
 /// Version of the record's form; a reader refuses others.
 pub const RECORD_VERSION: u32 = 1;
@@ -132,4 +137,7 @@ pub struct Record {
     pub routes: Vec<RouteRef>,
     /// The next incarnation's epoch must be larger than this; see the handshake.
     pub epoch_floor: u64,
+    /// Where peers were last heard from, if that is not where the specification says. Only sealed peers move.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub learned: BTreeMap<PublicKey, SocketAddr>,
 }

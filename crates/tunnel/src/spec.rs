@@ -10,7 +10,7 @@ use adit_net::IfName;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::{Encap, Error, Result, Vxlan, mtu, parse};
+use crate::{Encap, Error, KeyFile, PublicKey, Result, Vxlan, mtu, parse};
 
 /// How packets are sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,12 +19,15 @@ use crate::{Encap, Error, Result, Vxlan, mtu, parse};
 pub enum Encryption {
     /// Not at all: the underlay is trusted.
     None,
+    /// By sessions that a handshake of the Noise framework makes (IKpsk2); WireGuard's is one, too.
+    Noise,
 }
 
 impl fmt::Display for Encryption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
+            Self::Noise => "noise",
         })
     }
 }
@@ -49,7 +52,9 @@ pub struct Intent {
     pub shortcut: bool,
     /// What only `vxlan` has.
     pub vxlan: Option<Vxlan>,
-    /// The peers, at least one, all of one address family.
+    /// The file of this end's private key, when one is named.
+    pub private_key_file: Option<KeyFile>,
+    /// The peers, at least one, all of one address family as far as it is known.
     pub peers: Vec<IntentPeer>,
 }
 
@@ -57,12 +62,16 @@ pub struct Intent {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct IntentPeer {
-    /// Its outer address and port.
-    pub endpoint: SocketAddr,
+    /// Its outer address and port. A sealed peer may have none: it is learned from what it sends.
+    pub endpoint: Option<SocketAddr>,
     /// The networks behind it.
     pub allowed_ips: Vec<IpNetwork>,
     /// How often an idle tunnel sends something.
     pub keepalive: Option<Duration>,
+    /// What it is known by, where packets are sealed.
+    pub public_key: Option<PublicKey>,
+    /// The file of the key that was agreed with it beforehand.
+    pub preshared_key_file: Option<KeyFile>,
     /// The configuration's key of the endpoint, for messages.
     pub key: String,
 }
@@ -133,6 +142,12 @@ pub struct Spec {
     /// What only `vxlan` has.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub vxlan: Option<Vxlan>,
+    /// The file of this end's private key. A sealed tunnel without one has a key of its own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub private_key_file: Option<KeyFile>,
+    /// What peers know this end by, as the agent said.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub public_key: Option<PublicKey>,
     /// The peers.
     pub peers: Vec<Peer>,
 }
@@ -142,8 +157,15 @@ pub struct Spec {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Peer {
-    /// Its outer address and port.
-    pub endpoint: SocketAddr,
+    /// Its outer address and port, as configured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<SocketAddr>,
+    /// What it is known by, where packets are sealed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub public_key: Option<PublicKey>,
+    /// The file of the key that was agreed with it beforehand.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub preshared_key_file: Option<KeyFile>,
     /// The networks behind it; the longest prefix decides.
     #[serde(rename = "allowedIPs")]
     pub allowed_ips: Vec<IpNetwork>,
@@ -153,25 +175,27 @@ pub struct Peer {
 }
 
 impl Intent {
-    /// The outer source: as written, or the first address of `device` of the peers' family.
+    /// The peers of which is known where they are, in their order.
+    pub fn reachable(&self) -> impl Iterator<Item = (&IntentPeer, SocketAddr)> {
+        self.peers.iter().filter_map(|peer| Some((peer, peer.endpoint?)))
+    }
+
+    /// The outer source: as written, or the first address of `device` of the peers' family; of any, if no peer has an endpoint.
     ///
     /// # Errors
     /// `device` has no address of that family, or not the one that is written, or a peer's endpoint is its own.
     pub fn local_on(&self, device: &Device) -> Result<SocketAddr> {
-        let Some(first) = self.peers.first() else {
-            return Err(Error::Missing { key: "remote".into(), remedy: "write the outer address of the peer".into() });
-        };
         let local = match self.local {
-            Some(local) if !local.ip().is_unspecified() => Self::own_address(local, first, device)?,
+            Some(local) if !local.ip().is_unspecified() => self.own_address(local, device)?,
             port_alone => {
                 let port = port_alone.map_or(self.encap.default_port(), |local| local.port());
-                SocketAddr::new(Self::first_address(first, device)?, port)
+                SocketAddr::new(self.first_address(device)?, port)
             }
         };
-        match self.peers.iter().find(|peer| device.addresses.iter().any(|own| own.ip() == peer.endpoint.ip())) {
-            Some(peer) => Err(Error::invalid(
+        match self.reachable().find(|(_, endpoint)| device.addresses.iter().any(|own| own.ip() == endpoint.ip())) {
+            Some((peer, endpoint)) => Err(Error::invalid(
                 &peer.key,
-                peer.endpoint,
+                endpoint,
                 format!("is {}'s own address", device.name),
                 "write the address of the other pod",
             )),
@@ -179,12 +203,14 @@ impl Intent {
         }
     }
 
-    fn own_address(local: SocketAddr, first: &IntentPeer, device: &Device) -> Result<SocketAddr> {
-        if local.is_ipv6() != first.endpoint.is_ipv6() {
+    fn own_address(&self, local: SocketAddr, device: &Device) -> Result<SocketAddr> {
+        if let Some((first, endpoint)) = self.reachable().next()
+            && local.is_ipv6() != endpoint.is_ipv6()
+        {
             return Err(Error::invalid(
                 "local",
                 local,
-                format!("is of another address family than {} {}", first.key, first.endpoint),
+                format!("is of another address family than {} {endpoint}", first.key),
                 "write both as IPv4 or both as IPv6",
             ));
         }
@@ -199,32 +225,45 @@ impl Intent {
         Ok(local)
     }
 
-    fn first_address(first: &IntentPeer, device: &Device) -> Result<IpAddr> {
-        let usable =
-            |network: &&IpNetwork| network.is_ipv6() == first.endpoint.is_ipv6() && !is_link_local(network.ip());
+    fn first_address(&self, device: &Device) -> Result<IpAddr> {
+        let first = self.reachable().next();
+        // Where no peer says more, what was written as `0.0.0.0:port` or `[::]:port` does.
+        let family = first.map(|(_, endpoint)| endpoint).or(self.local).map(|address| address.is_ipv6());
+        let usable = |network: &&IpNetwork| {
+            family.is_none_or(|is_ipv6| network.is_ipv6() == is_ipv6) && !is_link_local(network.ip())
+        };
         let found = device.addresses.iter().find(usable).map(|network| network.ip());
         found.ok_or_else(|| {
             let Device { name, addresses, .. } = device;
+            let Some((peer, endpoint)) = first else {
+                return Error::invalid(
+                    "device",
+                    name,
+                    format!("has no address that peers could send to, but {}", list(addresses)),
+                    "give it one in the ipam of the interface below the tunnel, or write another device",
+                );
+            };
             Error::invalid(
-                &first.key,
-                first.endpoint,
+                &peer.key,
+                endpoint,
                 format!("is of another address family than {name}, which has {}", list(addresses)),
                 format!("give {name} an address of that family, or write the peer's address of the other one"),
             )
         })
     }
 
-    /// The tunnel, given its outer interface and the route that the kernel found to each peer from `local`, in order.
+    /// The tunnel, given its outer interface and the route that the kernel found from `local` to each [reachable](Self::reachable) peer, in
+    /// order.
     ///
     /// # Errors
     /// A peer is reached through another interface, or the MTU does not fit.
     pub fn resolve(&self, device: &Device, local: SocketAddr, routes: &[OuterRoute]) -> Result<Spec> {
         let mut path_bytes = device.mtu_bytes;
-        for (peer, route) in self.peers.iter().zip(routes) {
+        for ((peer, endpoint), route) in self.reachable().zip(routes) {
             if route.device != device.index {
                 return Err(Error::invalid(
                     &peer.key,
-                    peer.endpoint,
+                    endpoint,
                     format!(
                         "is not reached through {}: the pod's route to it leaves by another interface",
                         device.name
@@ -248,11 +287,15 @@ impl Intent {
             mtu_bytes,
             shortcut: self.shortcut,
             vxlan: self.vxlan,
+            private_key_file: self.private_key_file.clone(),
+            public_key: None,
             peers: self
                 .peers
                 .iter()
                 .map(|peer| Peer {
                     endpoint: peer.endpoint,
+                    public_key: peer.public_key,
+                    preshared_key_file: peer.preshared_key_file.clone(),
                     allowed_ips: peer.allowed_ips.clone(),
                     keepalive_ms: peer.keepalive.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
                 })
@@ -275,14 +318,15 @@ impl Spec {
         let connected = addresses.iter().copied().map(|address| ("ipam address", parse::masked(address)));
         let routed = routes.iter().copied().map(|route| ("ipam route", parse::masked(route)));
         for (what, network) in connected.chain(routed).chain(owned) {
-            let swallowed = |(peer, outer): &(&Peer, &OuterRoute)| {
-                network.contains(peer.endpoint.ip()) && network.prefix() >= outer.prefix
+            let swallowed = |(endpoint, outer): &(IpAddr, &OuterRoute)| {
+                network.contains(*endpoint) && network.prefix() >= outer.prefix
             };
-            if let Some((peer, _)) = self.peers.iter().zip(outer).find(swallowed) {
+            let endpoints = self.peers.iter().filter_map(|peer| Some(peer.endpoint?.ip()));
+            if let Some((endpoint, _)) = endpoints.zip(outer).find(swallowed) {
                 return Err(Error::invalid(
                     what,
                     network,
-                    format!("would send the tunnel's own packets to {} into the tunnel", peer.endpoint.ip()),
+                    format!("would send the tunnel's own packets to {endpoint} into the tunnel"),
                     "choose an inner network that does not hold the peer's outer address, or a narrower route to the peer on the outer interface",
                 ));
             }
@@ -420,6 +464,45 @@ mod tests {
         assert!(spec("udp").check_inner(&[via(2, None)], &[], &[]).is_ok());
         let message = spec("vxlan").check_inner(&[via(2, None)], &[], &[]).unwrap_err().to_string();
         assert!(message.starts_with("allowedIPs: 10.20.0.0/16 would send"), "{message}");
+    }
+
+    fn sealed(endpoint: Option<&str>, local: Option<&str>) -> Intent {
+        let key = PublicKey::new([1; 32]).to_string();
+        intent(json!({"encap": "wireguard", "local": local, "peers": [{"publicKey": key, "endpoint": endpoint}]}))
+    }
+
+    #[test]
+    fn without_any_endpoint_what_is_written_decides_the_family_and_else_the_device() {
+        for (endpoint, local, expected) in [
+            (None, None, "10.10.1.200:51820"),
+            (None, Some("0.0.0.0:7"), "10.10.1.200:7"),
+            (None, Some("[::]:7"), "[fd10:10:1::c8]:7"),
+            (None, Some("fd10:10:1::c8"), "[fd10:10:1::c8]:51820"),
+            (Some("fd10:20:1::c8"), Some("0.0.0.0:7"), "[fd10:10:1::c8]:7"),
+        ] {
+            assert_eq!(sealed(endpoint, local).local_on(&net1()).unwrap().to_string(), expected, "{local:?}");
+        }
+        let bare = Device::new("net1".parse().unwrap(), 2, 1500, vec!["fe80::1/64".parse().unwrap()]);
+        let message = sealed(None, None).local_on(&bare).unwrap_err().to_string();
+        assert!(message.starts_with("device: net1 has no address that peers could send to, but fe80::1"), "{message}");
+    }
+
+    #[test]
+    fn only_peers_that_can_be_reached_have_a_route() {
+        let key = |byte: u8| PublicKey::new([byte; 32]).to_string();
+        let intent = intent(json!({"encap": "udp", "peers": [
+            {"publicKey": key(1), "allowedIPs": ["10.4.0.2/32"]},
+            {"publicKey": key(2), "allowedIPs": ["10.4.0.3/32"], "endpoint": "10.20.1.200"},
+        ]}));
+        let local = intent.local_on(&net1()).unwrap();
+        let message = intent.resolve(&net1(), local, &[via(9, None)]).unwrap_err().to_string();
+        assert!(message.starts_with("peers[1].endpoint: 10.20.1.200:6090 is not reached"), "{message}");
+        let spec = intent.resolve(&net1(), local, &[via(2, Some(1400))]).unwrap();
+        assert_eq!(spec.mtu_bytes, 1340);
+        let swallowed = ["10.20.0.0/16".parse().unwrap()];
+        assert!(spec.check_inner(&[via(2, None)], &[], &swallowed).is_err());
+        let text = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
     }
 
     #[test]

@@ -238,6 +238,8 @@ fn storage(action: &'static str, path: &Path, source: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use adit_net::NetnsId;
 
     use super::*;
@@ -265,8 +267,12 @@ mod tests {
                 mtu_bytes: 1456,
                 shortcut: false,
                 vxlan: None,
+                private_key_file: None,
+                public_key: None,
                 peers: vec![Peer {
-                    endpoint: "10.20.1.200:6090".parse().unwrap(),
+                    endpoint: Some("10.20.1.200:6090".parse().unwrap()),
+                    public_key: None,
+                    preshared_key_file: None,
                     allowed_ips: vec!["0.0.0.0/0".parse().unwrap()],
                     keepalive_ms: None,
                 }],
@@ -274,6 +280,7 @@ mod tests {
             addresses: vec!["10.4.0.1/32".parse().unwrap()],
             routes: vec![],
             epoch_floor: 0,
+            learned: BTreeMap::new(),
         }
     }
 

@@ -19,9 +19,12 @@ use std::path::Path;
 use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, GcCall, Interface, Ip, Plugin, Route, StatusCall};
 use adit_net::Netlink;
 use adit_plugin::{collected, transaction};
-use adit_tunnel::{AttachmentId, Client, Config, Effective, Engine, Store, run_dir};
+use adit_tunnel::{
+    AttachmentId, Client, Config, Effective, Encryption, Engine, Intent, PublicKey, Record, Store, keys::KeyNames,
+    run_dir,
+};
 use apply::apply;
-use error::tunnel_error;
+use error::{key_error, tunnel_error};
 use ipam::Child;
 use plan::{Plan, new_record};
 use pod::Underlay;
@@ -45,6 +48,19 @@ impl Tun {
     fn remover(&self) -> Remover<'_> {
         Remover { store: &self.store, agent: &self.agent }
     }
+
+    /// Asks for what the agent has to have before anything is changed: itself, and the keys of a sealed tunnel. Those are its
+    /// business; what comes back is the public one.
+    fn ask_agent(&self, record: &Record, intent: &Intent) -> Result<Option<PublicKey>, Error> {
+        if intent.encryption == Encryption::None {
+            return self.agent.ping().map(|()| None).map_err(tunnel_error);
+        }
+        let mut names = KeyNames::of(record);
+        for (peer, written) in names.peers.iter_mut().zip(&intent.peers) {
+            peer.place = written.key.strip_suffix("endpoint").unwrap_or_default().to_owned();
+        }
+        self.agent.public_key(&names).map(Some).map_err(key_error)
+    }
 }
 
 impl Plugin for Tun {
@@ -61,11 +77,10 @@ impl Plugin for Tun {
         let underlay = Underlay::find(call, &intent, leftover)?;
         let spec = intent.resolve(&underlay.device, underlay.local, &underlay.routes).map_err(tunnel_error)?;
         let ipam = Child::new(&effective, &spec.if_name, &call.delegate, &call.args, &call.raw)?;
-        if spec.encap.engine() == Engine::Agent {
-            self.agent.ping().map_err(tunnel_error)?;
+        let mut record = new_record(call, attachment, spec, &underlay.netlink);
+        if record.spec.encap.engine() == Engine::Agent {
+            record.spec.public_key = self.ask_agent(&record, &intent)?;
         }
-
-        let record = new_record(call, attachment, spec, &underlay.netlink);
 
         transaction(|undo| {
             let inner = ipam.add(undo)?;

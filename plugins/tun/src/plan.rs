@@ -1,6 +1,7 @@
 //! What ADD is going to do, as a value.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -9,7 +10,7 @@ use adit_cni::{Call, CniResult, Error};
 use adit_net::Netlink;
 use adit_plugin::{DuplicateAddressDetection, InterfaceSpec, InterfaceStep, planned_routes};
 use adit_tunnel::{
-    AttachmentId, Config, Encap, Pod, Record, Spec, State, Vxlan,
+    AttachmentId, Config, Engine, Pod, Record, Spec, State, Vxlan,
     mtu::packets_per_send,
     record::{NetnsRef, RECORD_VERSION},
     spec::OuterRoute,
@@ -74,6 +75,7 @@ pub fn new_record(call: &Call<Config>, attachment: AttachmentId, spec: Spec, pod
         addresses: Vec::new(),
         routes: Vec::new(),
         epoch_floor: 0,
+        learned: BTreeMap::new(),
     }
 }
 
@@ -176,7 +178,10 @@ impl fmt::Display for Step {
 
 fn shape_of(spec: &Spec) -> Step {
     let per_send = || packets_per_send(spec.mtu_bytes, spec.local.is_ipv6(), spec.encryption);
-    Step::ShapeLink { mtu_bytes: spec.mtu_bytes, gso_max_segments: (spec.encap == Encap::Udp).then(per_send) }
+    Step::ShapeLink {
+        mtu_bytes: spec.mtu_bytes,
+        gso_max_segments: (spec.encap.engine() == Engine::Agent).then(per_send),
+    }
 }
 
 #[cfg(test)]
@@ -211,6 +216,7 @@ mod tests {
             addresses: vec![],
             routes: vec![],
             epoch_floor: 0,
+            learned: BTreeMap::new(),
         }
     }
 
@@ -318,6 +324,18 @@ mod tests {
                 "10.6.0.0/16 to peer 0",
             ]
         );
+    }
+
+    #[test]
+    fn a_sealed_tunnel_is_made_in_the_same_steps_with_a_smaller_mtu() {
+        let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+        for encap in ["udp", "wireguard"] {
+            let record = record_of(&json!({"encap": encap, "publicKey": key, "remote": "10.20.1.200"}));
+            let plan = Plan::new(record, &[outer()], &inner("10.4.0.1/30", "10.5.0.0/16")).unwrap();
+            let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+            assert_eq!(steps[2], "set mtu 1440, gso_max_segs 44", "{encap}");
+            assert_eq!(steps[5], "hand the tunnel to the agent");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Underlay {
     pub device: Device,
     /// The outer source.
     pub local: std::net::SocketAddr,
-    /// How each peer is reached, in the order of the peers.
+    /// How each peer is reached of which is known where it is, in the order of the peers.
     pub routes: Vec<OuterRoute>,
 }
 
@@ -41,9 +41,8 @@ impl Underlay {
         let device = outer_device(&netlink, call, intent)?;
         let local = intent.local_on(&device).map_err(tunnel_error)?;
         let routes = intent
-            .peers
-            .iter()
-            .map(|peer| outer_route(&netlink, &peer.key, peer.endpoint.ip(), local.ip()))
+            .reachable()
+            .map(|(peer, endpoint)| outer_route(&netlink, &peer.key, endpoint.ip(), local.ip()))
             .collect::<Result<_, _>>()?;
         Ok(Self { netns, netlink, device, local, routes })
     }

@@ -1,12 +1,12 @@
 //! One of several peers, and what several peers may not share.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use super::{Wire, keys_without_encryption};
-use crate::{Engine, Error, Result, parse, spec::IntentPeer};
+use super::Wire;
+use crate::{Encryption, Engine, Error, Result, parse, spec::IntentPeer};
 
 /// One of `peers`, as written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -29,12 +29,9 @@ pub struct PeerConfig {
 impl PeerConfig {
     pub(super) fn validate(&self, index: usize, alone: bool, wire: Wire) -> Result<IntentPeer> {
         let key = |name: &str| format!("peers[{index}].{name}");
-        for (name, value) in [("publicKey", &self.public_key), ("presharedKeyFile", &self.preshared_key_file)] {
-            if let Some(value) = value {
-                return Err(keys_without_encryption(key(name), value));
-            }
-        }
-        let Some(endpoint) = self.endpoint.as_deref() else {
+        let public_key = wire.public_key(&key("publicKey"), self.public_key.as_deref())?;
+        let preshared_key_file = wire.key_file(&key("presharedKeyFile"), self.preshared_key_file.as_deref())?;
+        if self.endpoint.is_none() && !wire.is_sealed() {
             return Err(Error::Missing {
                 key: key("endpoint"),
                 remedy: match wire.encap.engine() {
@@ -45,7 +42,7 @@ impl PeerConfig {
                 }
                 .into(),
             });
-        };
+        }
         let allowed_ips = match self.allowed_ips.as_deref() {
             Some([]) | None if alone => everything()?,
             Some([]) | None => {
@@ -61,7 +58,9 @@ impl PeerConfig {
                 .collect::<Result<_>>()?,
         };
         Ok(IntentPeer {
-            endpoint: wire.endpoint(&key("endpoint"), endpoint)?,
+            endpoint: self.endpoint.as_deref().map(|text| wire.endpoint(&key("endpoint"), text)).transpose()?,
+            public_key,
+            preshared_key_file,
             allowed_ips,
             keepalive: wire.keepalive(&key("keepalive"), self.keepalive.as_deref())?,
             key: key("endpoint"),
@@ -76,41 +75,71 @@ pub(super) fn everything() -> Result<Vec<IpNetwork>> {
 
 /// One socket carries one family.
 pub(super) fn refuse_mixed_families(peers: &[IntentPeer]) -> Result<()> {
-    let Some(first) = peers.first() else { return Ok(()) };
-    match peers.iter().find(|peer| peer.endpoint.is_ipv6() != first.endpoint.is_ipv6()) {
-        Some(other) => Err(Error::invalid(
-            &other.key,
-            other.endpoint,
-            format!("is of another address family than {} {}", first.key, first.endpoint),
+    let mut reachable = peers.iter().filter_map(|peer| Some((&peer.key, peer.endpoint?)));
+    let Some((first, endpoint)) = reachable.next() else { return Ok(()) };
+    match reachable.find(|(_, other)| other.is_ipv6() != endpoint.is_ipv6()) {
+        Some((key, other)) => Err(Error::invalid(
+            key,
+            other,
+            format!("is of another address family than {first} {endpoint}"),
             "make two tunnels, one for each family",
         )),
         None => Ok(()),
     }
 }
 
-/// Two peers cannot own one network, and two entries cannot name one socket.
-pub(super) fn refuse_shared_networks(peers: &[IntentPeer]) -> Result<()> {
-    let mut owners = BTreeMap::new();
-    let mut endpoints = BTreeMap::new();
+/// Two peers cannot own one network, and two entries cannot mean one peer: it is known by its key, or else by its socket.
+pub(super) fn refuse_shared(peers: &[IntentPeer], encryption: Encryption) -> Result<()> {
+    let (mut owners, mut endpoints, mut keys) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for peer in peers {
-        if let Some(other) = endpoints.insert(peer.endpoint, &peer.key) {
-            return Err(Error::invalid(
-                &peer.key,
-                peer.endpoint,
-                format!("is {other} already"),
-                "write each peer once, with all of its allowedIPs",
-            ));
+        let by_socket = peer.endpoint.filter(|_| encryption == Encryption::None);
+        if let Some(endpoint) = by_socket
+            && let Some(other) = endpoints.insert(endpoint, &peer.key)
+        {
+            return Err(twice(&peer.key, endpoint, other));
+        }
+        if let Some(public) = peer.public_key
+            && let Some(other) = keys.insert(public, &peer.key)
+        {
+            let named = |key: &str| key.replace("endpoint", "publicKey");
+            return Err(twice(&named(&peer.key), public, &named(other)));
         }
         for network in &peer.allowed_ips {
             if let Some(other) = owners.insert((network.ip(), network.prefix()), &peer.key) {
                 return Err(Error::invalid(
-                    peer.key.replace("endpoint", "allowedIPs"),
+                    networks_of(peer),
                     network,
                     format!("belongs to {} already", other.replace(".endpoint", "")),
                     "give each network to one peer",
                 ));
             }
+            if encryption != Encryption::None {
+                refuse_endpoints_in(*network, peer, peers)?;
+            }
         }
     }
     Ok(())
+}
+
+fn twice(key: &str, value: impl fmt::Display, other: &str) -> Error {
+    Error::invalid(key, value, format!("is {other} already"), "write each peer once, with all of its allowedIPs")
+}
+
+fn networks_of(peer: &IntentPeer) -> String {
+    peer.key.replace("endpoint", "allowedIPs")
+}
+
+/// A network that holds an outer address is hardly meant. Everything, which is what an only peer gets, always holds it: what goes
+/// into the tunnel is then a matter of routes.
+fn refuse_endpoints_in(network: IpNetwork, owner: &IntentPeer, peers: &[IntentPeer]) -> Result<()> {
+    let endpoints = peers.iter().filter_map(|peer| Some((&peer.key, peer.endpoint?.ip())));
+    match endpoints.filter(|_| network.prefix() > 0).find(|(_, endpoint)| network.contains(*endpoint)) {
+        Some((key, endpoint)) => Err(Error::invalid(
+            networks_of(owner),
+            network,
+            format!("holds an outer address, {endpoint} ({key})"),
+            "write inner networks only: the tunnel's own packets must stay outside",
+        )),
+        None => Ok(()),
+    }
 }

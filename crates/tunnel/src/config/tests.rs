@@ -28,7 +28,7 @@ fn the_shorthand_is_one_peer_that_gets_everything() {
     let intent = read(plain(json!({}))).unwrap().config.validate().unwrap();
     assert_eq!(intent.if_name.as_str(), "tun");
     assert_eq!(intent.peers.len(), 1);
-    assert_eq!(intent.peers[0].endpoint.to_string(), "10.20.1.200:6090");
+    assert_eq!(intent.peers[0].endpoint.unwrap().to_string(), "10.20.1.200:6090");
     assert_eq!(intent.peers[0].allowed_ips.len(), 2);
 }
 
@@ -37,9 +37,8 @@ fn every_impossible_value_names_key_value_and_remedy() {
     let cases = [
         (plain(json!({"encap": "carrier-pigeon"})), "encap: carrier-pigeon is no encapsulation"),
         (plain(json!({"encap": null})), "encap is missing"),
-        (plain(json!({"encap": "wireguard"})), "encap: wireguard is not supported by this version"),
-        (plain(json!({"encryption": null})), "encryption: noise (the default) is not supported"),
-        (plain(json!({"encryption": "noise"})), "write \"encryption\": \"none\""),
+        (plain(json!({"encap": "wireguard"})), "encryption: none is nothing that wireguard has"),
+        (plain(json!({"encryption": null})), "write \"encryption\": \"none\""),
         (plain(json!({"encryption": "rot13"})), "encryption: rot13 is no kind of encryption"),
         (plain(json!({"remote": null})), "remote is missing"),
         (plain(json!({"remote": "mumbai.example"})), "remote: mumbai.example is not an IP address"),
@@ -100,7 +99,7 @@ fn an_annotation_sets_the_listed_keys_only() {
     assert_eq!(effective.ips.unwrap(), ["10.4.0.1/32"]);
 
     let effective = annotated(json!(["ips", "remote"]), json!({"remote": "10.20.1.201"})).unwrap();
-    assert_eq!(effective.config.validate().unwrap().peers[0].endpoint.to_string(), "10.20.1.201:6090");
+    assert_eq!(effective.config.validate().unwrap().peers[0].endpoint.unwrap().to_string(), "10.20.1.201:6090");
 
     for (overrides, settings, expected) in [
         (Value::Null, json!({"remote": "10.9.9.9"}), "cni-args.tun.remote: \"10.9.9.9\" is not among the keys"),
@@ -133,7 +132,7 @@ fn vxlan_is_read_with_its_own_keys_and_defaults() {
     let intent = read(vxlan(json!({}))).unwrap().config.validate().unwrap();
     assert_eq!(intent.encap, Encap::Vxlan);
     assert_eq!(intent.encap.engine(), Engine::Kernel);
-    assert_eq!(intent.peers[0].endpoint.to_string(), "10.20.1.200:4790");
+    assert_eq!(intent.peers[0].endpoint.unwrap().to_string(), "10.20.1.200:4790");
     let vxlan_keys = |extra: Value| {
         let Vxlan { vni, ttl, tos } = read(vxlan(extra)).unwrap().config.validate().unwrap().vxlan.unwrap();
         (vni, ttl, tos)
@@ -147,7 +146,7 @@ fn vxlan_is_read_with_its_own_keys_and_defaults() {
     for remote in ["10.20.1.200", "10.20.1.200:4791"] {
         let other_port = vxlan(json!({"local": "0.0.0.0:4791", "remote": remote}));
         let intent = read(other_port).unwrap().config.validate().unwrap();
-        assert_eq!(intent.peers[0].endpoint.to_string(), "10.20.1.200:4791");
+        assert_eq!(intent.peers[0].endpoint.unwrap().to_string(), "10.20.1.200:4791");
     }
 }
 
@@ -189,10 +188,140 @@ fn what_vxlan_cannot_do_is_refused_with_a_reason() {
         (plain(json!({"tos": 184})), "tos: 184 has no meaning for encap \"udp\""),
         (
             plain(json!({"encap": "geneve", "remote": null})),
-            "encap: geneve is not supported by this version; write \"udp\" or \"vxlan\"",
+            "encap: geneve is not supported by this version; write \"udp\", \"wireguard\" or \"vxlan\"",
         ),
     ] {
         let message = problem(value.clone());
         assert!(message.contains(expected), "{value}\n got: {message}\nwant: {expected}");
     }
+}
+
+const OHIO: &str = "T2hpb09oaW9PaGlvT2hpb09oaW9PaGlvT2hpb09oaW8=";
+const MUMBAI: &str = "TXVtYmFpTXVtYmFpTXVtYmFpTXVtYmFpTXVtYmFpTXU=";
+
+fn sealed(extra: Value) -> Value {
+    let mut base = json!({"encap": "udp", "publicKey": MUMBAI, "remote": "10.20.1.200"});
+    for (key, value) in extra.as_object().unwrap() {
+        base[key] = value.clone();
+    }
+    base
+}
+
+fn sealed_peers(peers: Value) -> Value {
+    json!({"encap": "wireguard", "peers": peers})
+}
+
+fn valid(value: Value) -> Intent {
+    read(value).unwrap().config.validate().unwrap()
+}
+
+#[test]
+fn udp_is_sealed_unless_the_opposite_is_written() {
+    for encryption in [Value::Null, json!("noise"), json!("")] {
+        let intent = valid(sealed(json!({"encryption": encryption})));
+        assert_eq!(intent.encryption, Encryption::Noise);
+        assert_eq!(intent.peers[0].public_key.unwrap().to_string(), MUMBAI);
+        assert_eq!(intent.peers[0].endpoint.unwrap().to_string(), "10.20.1.200:6090");
+        assert_eq!(intent.private_key_file, None);
+    }
+}
+
+#[test]
+fn wireguard_has_its_own_port_and_is_always_sealed() {
+    for encryption in [Value::Null, json!("noise")] {
+        let value = sealed(json!({"encap": "wireguard", "encryption": encryption, "engine": "agent"}));
+        let intent = valid(value);
+        assert_eq!((intent.encap, intent.encryption), (Encap::Wireguard, Encryption::Noise));
+        assert_eq!(intent.encap.engine(), Engine::Agent);
+        assert_eq!(intent.peers[0].endpoint.unwrap().to_string(), "10.20.1.200:51820");
+    }
+}
+
+#[test]
+fn a_sealed_peer_needs_no_endpoint_and_may_share_one() {
+    let peer = json!({"publicKey": MUMBAI, "presharedKeyFile": "both.psk"});
+    let intent = valid(json!({"encap": "udp", "privateKeyFile": "ohio.key", "peers": [peer]}));
+    assert_eq!(intent.peers.len(), 1);
+    assert_eq!((intent.peers[0].endpoint, intent.peers[0].allowed_ips.len()), (None, 2));
+    assert_eq!(intent.peers[0].preshared_key_file.as_ref().unwrap().as_str(), "both.psk");
+    assert_eq!(intent.private_key_file.unwrap().as_str(), "ohio.key");
+
+    let intent = valid(sealed_peers(json!([
+        {"publicKey": OHIO, "endpoint": "10.20.1.200", "allowedIPs": ["10.4.0.2/32"]},
+        {"publicKey": MUMBAI, "endpoint": "10.20.1.200", "allowedIPs": ["10.4.0.3/32"], "keepalive": "25s"},
+    ])));
+    assert_eq!(intent.peers[0].endpoint, intent.peers[1].endpoint);
+    assert_eq!(intent.reachable().count(), 2);
+}
+
+#[test]
+fn impossible_keys_and_peers_are_named() {
+    let short = "AQEBAQ==";
+    for (value, expected) in [
+        (sealed(json!({"publicKey": null})), "publicKey is missing: write the other end's, which `adit key show`"),
+        (sealed(json!({"publicKey": null})), "; or write \"encryption\": \"none\" if the network"),
+        (sealed(json!({"publicKey": short})), "publicKey: AQEBAQ== is of another length than a key"),
+        (sealed(json!({"publicKey": "mumbai"})), "publicKey: mumbai is not the base64 of a key"),
+        (sealed(json!({"publicKey": MUMBAI.replace("U=", "V=")})), "is not the base64 of a key"),
+        (sealed(json!({"publicKey": format!("{}=", "A".repeat(43))})), "is all zeroes, which is nobody's key"),
+        (sealed(json!({"publicKey": format!("{MUMBAI}\n")})), "is not the base64 of a key"),
+        (
+            sealed(json!({"privateKeyFile": "../other/a.key"})),
+            "privateKeyFile: \"../other/a.key\" is no plain file name",
+        ),
+        (sealed(json!({"privateKeyFile": "/etc/shadow"})), "privateKeyFile: \"/etc/shadow\" is no plain file name"),
+        (
+            sealed(json!({"presharedKeyFile": ".."})),
+            "presharedKeyFile: \"..\" is no plain file name; write the name alone",
+        ),
+        (sealed(json!({"presharedKeyFile": ""})), "presharedKeyFile: \"\" is no plain file name"),
+        (sealed(json!({"encap": "wireguard", "encryption": "none"})), "encryption: none is nothing that wireguard has"),
+        (sealed(json!({"encap": "wireguard", "engine": "kernel"})), "engine: kernel is not supported by this version"),
+        (sealed(json!({"encap": "wireguard", "shortcut": true})), "shortcut: true has no meaning"),
+        (sealed(json!({"underlay": "host"})), "underlay: host is not supported by this version; write \"pod\""),
+        (
+            sealed(json!({"remote": null})),
+            "remote is missing: write the outer address of the peer; or a list of \"peers\", in which",
+        ),
+        (sealed(json!({"remote": null, "peers": [{}]})), "publicKey: "),
+        (sealed(json!({"encryption": "none"})), "publicKey: TXVtYmFpTXVtYmFpTXVtYmFpTXVtYmFpTXVtYmFpTXU= has no use"),
+        (plain(json!({"privateKeyFile": "a"})), "privateKeyFile: a has no use with \"encryption\": \"none\""),
+        (sealed_peers(json!([{"endpoint": "10.20.1.200"}])), "peers[0].publicKey is missing: write the other end's"),
+        (
+            sealed_peers(json!([
+                {"publicKey": OHIO, "allowedIPs": ["10.4.0.2/32"]},
+                {"publicKey": OHIO, "endpoint": "10.20.1.200", "allowedIPs": ["10.4.0.3/32"]},
+            ])),
+            "peers[1].publicKey: T2hpb09oaW9PaGlvT2hpb09oaW9PaGlvT2hpb09oaW8= is peers[0].publicKey already",
+        ),
+        (
+            sealed_peers(json!([
+                {"publicKey": OHIO, "allowedIPs": ["10.4.0.2/32"]}, {"publicKey": MUMBAI, "allowedIPs": ["10.4.0.2/32"]},
+            ])),
+            "peers[1].allowedIPs: 10.4.0.2/32 belongs to peers[0] already",
+        ),
+        (
+            sealed_peers(json!([
+                {"publicKey": OHIO, "allowedIPs": ["10.20.0.0/16"]},
+                {"publicKey": MUMBAI, "endpoint": "10.20.1.200", "allowedIPs": ["10.4.0.2/32"]},
+            ])),
+            "peers[0].allowedIPs: 10.20.0.0/16 holds an outer address, 10.20.1.200 (peers[1].endpoint)",
+        ),
+    ] {
+        let message = problem(value.clone());
+        assert!(message.contains(expected), "{value}\n got: {message}\nwant: {expected}");
+    }
+}
+
+#[test]
+fn no_annotation_chooses_keys_of_the_node() {
+    for key in ["privateKeyFile", "presharedKeyFile", "publicKey", "peers"] {
+        let settings = json!({"args": {"cni": {"tun": {key: "x"}}}});
+        let message = read(sealed(settings)).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("cni-args.tun.{key}: \"x\" ")), "{message}");
+    }
+    let peers = json!([{"publicKey": OHIO, "presharedKeyFile": "x"}]);
+    let allowed = json!({"overrides": ["peers"], "remote": null, "args": {"cni": {"tun": {"peers": peers}}}});
+    let message = read(sealed(allowed)).unwrap_err().to_string();
+    assert!(message.starts_with("cni-args.tun.peers[0].presharedKeyFile: \"x\" cannot be set"), "{message}");
 }

@@ -1,27 +1,73 @@
-//! What the encapsulation says about addresses, and the keys that only `vxlan` has.
+//! What the encapsulation says about addresses and keys, and the settings that only `vxlan` has.
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 
-use super::Config;
-use crate::{Encap, Engine, Error, Result, Vxlan, parse};
+use super::{Config, IN_THE_CLEAR, keys_without_encryption};
+use crate::{Encap, Encryption, Engine, Error, KeyFile, PublicKey, Result, Vxlan, parse};
 
 /// The largest VXLAN network identifier.
 const VNI_MAX: u32 = (1 << 24) - 1;
 /// The bits of a TOS that the kernel sets by itself (RFC 6040).
 const ECN_BITS: u64 = 3;
 
-/// An encapsulation and the UDP port of this end.
+/// An encapsulation, how it is sealed, and the UDP port of this end.
 #[derive(Clone, Copy)]
 pub(super) struct Wire {
     pub(super) encap: Encap,
+    encryption: Encryption,
     port: u16,
 }
 
 impl Wire {
-    pub(super) fn new(encap: Encap, local: Option<SocketAddr>) -> Self {
-        Self { encap, port: local.map_or(encap.default_port(), |local| local.port()) }
+    pub(super) fn new(encap: Encap, encryption: Encryption, local: Option<SocketAddr>) -> Self {
+        Self { encap, encryption, port: local.map_or(encap.default_port(), |local| local.port()) }
+    }
+
+    /// Whether peers are known by their keys.
+    pub(super) fn is_sealed(self) -> bool {
+        self.encryption != Encryption::None
+    }
+
+    /// A peer's public key: required where packets are sealed, refused where they are not.
+    pub(super) fn public_key(self, key: &str, text: Option<&str>) -> Result<Option<PublicKey>> {
+        const WHERE_FROM: &str =
+            "write the other end's, which `adit key show` prints on its node (`wg show` on one of WireGuard's own)";
+        match text {
+            None if !self.is_sealed() => Ok(None),
+            Some(text) if !self.is_sealed() => Err(keys_without_encryption(key, text)),
+            Some(text) => {
+                text.parse().map(Some).map_err(|problem: &str| Error::invalid(key, text, problem, WHERE_FROM))
+            }
+            None => {
+                let remedy = match self.encap {
+                    Encap::Wireguard => {
+                        format!(
+                            "{WHERE_FROM}; without keys there is only \"encap\": \"udp\" with \"encryption\": \"none\""
+                        )
+                    }
+                    _ => format!("{WHERE_FROM}; or {IN_THE_CLEAR}"),
+                };
+                Err(Error::Missing { key: key.into(), remedy })
+            }
+        }
+    }
+
+    /// The name of a file below the folder of the pod's namespace.
+    pub(super) fn key_file(self, key: &str, text: Option<&str>) -> Result<Option<KeyFile>> {
+        match text {
+            None => Ok(None),
+            Some(text) if !self.is_sealed() => Err(keys_without_encryption(key, text)),
+            Some(text) => text.parse().map(Some).map_err(|problem: &str| {
+                Error::invalid(
+                    key,
+                    format!("{text:?}"),
+                    problem,
+                    "write the name alone of a file in /etc/adit/keys/<the pod's namespace>, without '/' and not beginning with '.'",
+                )
+            }),
+        }
     }
 
     /// The outer address of a peer.
