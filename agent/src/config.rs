@@ -8,8 +8,8 @@ use adit_tunnel::{Encap, Encryption, Peer, PublicKey, Record, keys::Keys};
 /// The tunnel of `record`, with its `keys` where it is sealed.
 pub fn tunnel_config(record: &Record, keys: Option<Keys>) -> TunnelConfig {
     let spec = &record.spec;
-    let (private, preshared) = keys.map_or((None, Vec::new()), |keys| (Some(keys.private), keys.preshared));
-    let mut preshared = preshared.into_iter();
+    let identity = keys.as_ref().map(identity);
+    let mut preshared = keys.map(|keys| keys.preshared).unwrap_or_default().into_iter();
     let peers = (0..).map(PeerId).zip(&spec.peers).map(|(id, peer)| PeerConfig {
         id,
         endpoint: known_endpoint(record, peer),
@@ -17,11 +17,11 @@ pub fn tunnel_config(record: &Record, keys: Option<Keys>) -> TunnelConfig {
         keepalive: peer.keepalive_ms.map(Duration::from_millis),
         keys: peer.public_key.map(|public| PeerKeys {
             public: public.bytes(),
-            also: None,
+            also: record.also.get(&public).copied().map(PublicKey::bytes),
             preshared: preshared.next().flatten().map(Into::into),
         }),
     });
-    let security = match private.map(|private| Identity { private: private.into(), also: None }) {
+    let security = match identity {
         None => Security::Plain,
         Some(identity) if spec.encap == Encap::Wireguard => Security::WireGuard(identity),
         Some(identity) => Security::Noise(identity),
@@ -34,6 +34,11 @@ pub fn tunnel_config(record: &Record, keys: Option<Keys>) -> TunnelConfig {
         security,
         peers: peers.collect(),
     }
+}
+
+/// Who this end is to its peers.
+pub fn identity(keys: &Keys) -> Identity {
+    Identity { private: keys.private.clone().into(), also: keys.also.clone().map(Into::into) }
 }
 
 /// Where the peer is, as far as it is known without the data plane: where it was last heard from wins.

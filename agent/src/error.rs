@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use adit_tunnel::PublicKey;
+
 /// The result of everything in this room.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -48,6 +50,28 @@ pub enum Error {
     /// The pod's namespace is not where the record says.
     #[error("the namespace {} is gone or is another one now", .0.display())]
     NamespaceGone(PathBuf),
+    /// Asked for a tunnel that the agent does not have.
+    #[error("the agent has no tunnel {0}; `adit status` lists those that it has")]
+    UnknownTunnel(String),
+    /// Asked for a peer that the tunnel does not have.
+    #[error("{attachment} has no peer with the public key {key}; `adit status --json` lists its peers")]
+    UnknownPeer {
+        /// The tunnel.
+        attachment: String,
+        /// The key.
+        key: PublicKey,
+    },
+    /// Keys were to be changed of a tunnel that has none.
+    #[error("{0} is not sealed and has no keys")]
+    NotSealed(String),
+    /// Keys were to be changed of a tunnel that is not carried.
+    #[error("{attachment} is not carried ({reason}); try again when it is")]
+    NotCarried {
+        /// The tunnel.
+        attachment: String,
+        /// Why not.
+        reason: String,
+    },
     /// The data plane refused.
     #[error(transparent)]
     DataPlane(#[from] adit_dataplane::Error),

@@ -10,6 +10,8 @@
 //! The map's lock is held to look and to put, never while the kernel, the disk or the data plane is asked. An entry leaves
 //! the map before its tunnel leaves the data plane.
 
+mod rotate;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,

@@ -176,6 +176,16 @@ fn respond(request: Request, descriptors: Vec<OwnedFd>, registry: &Registry) -> 
             Ok(public_key) => Response::PublicKey { public_key },
             Err(error) => Response::Refused { message: error.to_string() },
         },
+        Request::RotateKey { attachment, step } => match registry.rotate_key(&attachment, step) {
+            Ok(public_key) => Response::PublicKey { public_key },
+            Err(error) => Response::Refused { message: error.to_string() },
+        },
+        Request::ChangePeerKey { attachment, old, new, keep_old } => {
+            match registry.change_peer_key(&attachment, old, new, keep_old) {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Refused { message: error.to_string() },
+            }
+        }
         other => Response::Refused { message: format!("this agent does not know the request {other:?}") },
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read as _};
 
 use adit_tunnel::{
     Client, KeyFile, KeyStore, PublicKey,
-    keys::{KeyNames, NO_NAMESPACE, Owner, SecretKey},
+    keys::{KeyNames, NO_NAMESPACE, Owner, Rotation, SecretKey},
 };
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
@@ -29,6 +29,18 @@ pub enum Command {
     Public,
     /// Print the public key of a tunnel, or of one that is yet to be
     Show(Whose),
+    /// Change a tunnel's private key without losing a packet: make the next one, which is accepted from now on, and print its public
+    /// key; tell the peers (adit peer rekey); then run it again with --use, and at last with --finish
+    Rotate {
+        /// Tunnel of the agent: default/plumbr-a, default/plumbr-a:tun, or <containerID>:net1:tun
+        tunnel: String,
+        /// New sessions use the next key; the old one is still accepted
+        #[arg(long, conflicts_with = "finish")]
+        r#use: bool,
+        /// Forget the old key
+        #[arg(long)]
+        finish: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +75,14 @@ impl Command {
                 SecretKey::from_text(&text).map_err(|problem| format!("what stdin holds {problem}"))?.public()
             }
             Self::Show(whose) => whose.key(agent, keys)?,
+            Self::Rotate { tunnel, r#use, finish } => {
+                let step = match (r#use, finish) {
+                    (true, _) => Rotation::Use,
+                    (_, true) => Rotation::Finish,
+                    _ => Rotation::Prepare,
+                };
+                agent.rotate_key(&select::tunnel(agent, &tunnel)?.attachment, step)?
+            }
         };
         Ok(format!("{key}\n"))
     }

@@ -26,6 +26,19 @@ pub enum Command {
         #[arg(long)]
         endpoint: Option<String>,
     },
+    /// A peer changes its key: accept the new one beside the old, before the peer uses it
+    Rekey {
+        /// Tunnel of the agent: default/plumbr-a, default/plumbr-a:tun, or <containerID>:net1:tun
+        tunnel: String,
+        /// The public key that the peer changes to
+        new: String,
+        /// The public key that it has, where the tunnel has several peers
+        #[arg(long)]
+        peer: Option<String>,
+        /// Accept the old key no more
+        #[arg(long)]
+        forget_old: bool,
+    },
     /// Read what another end tells of itself, and print the "peers" of a NetworkAttachmentDefinition
     Import {
         /// File for WireGuard (wg, wg-quick), or JSON of `adit peer export --format json`
@@ -64,6 +77,13 @@ impl Command {
                 let port = tunnel.encap.default_port();
                 let endpoint = endpoint.map(|text| parse::remote_endpoint("--endpoint", &text, port)).transpose()?;
                 export::export(&tunnel, peer, format, endpoint.unwrap_or(tunnel.local))
+            }
+            Self::Rekey { tunnel, new, peer, forget_old } => {
+                let tunnel = select::tunnel(agent, &tunnel)?;
+                let key = peer.map(|text| public_key("--peer", &text)).transpose()?;
+                let old = select::peer(&tunnel, key)?.public_key.ok_or("the tunnel is not sealed and has no keys")?;
+                agent.change_peer_key(&tunnel.attachment, old, public_key("new key", &new)?, !forget_old)?;
+                Ok(String::new())
             }
             Self::Import { file, preshared_key_file, namespace } => {
                 let text = zeroize::Zeroizing::new(

@@ -163,7 +163,8 @@ impl Core {
         Ok(())
     }
 
-    /// Gives this end of a sealed tunnel other keys. Sessions go on until the next handshake, which begins at once.
+    /// Gives this end of a sealed tunnel other keys. Sessions go on until the next handshake, which begins at once if
+    /// the key of new sessions is another one.
     ///
     /// # Errors
     /// The tunnel is plain, or a peer has one of the keys; nothing has changed then.
@@ -173,7 +174,11 @@ impl Core {
         if let Some(holder) = identities.iter().find_map(|own| self.peers.holder_of_key(&own.public)) {
             return Err(Error::OwnKey(holder));
         }
+        let is_new = realm.own().map(|own| own.public) != identities.first().map(|own| own.public);
         realm.identities = identities;
+        if !is_new {
+            return Ok(());
+        }
         for slot in self.peers.slots() {
             self.begin(slot, now);
         }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     AttachmentId, Error, PublicKey, Record, Result, frame,
-    keys::KeyNames,
+    keys::{KeyNames, Rotation},
     protocol::{Answer, Carried, Envelope, Kind, PROTOCOL_VERSION, Request, SOCKET_NAME, TunnelStatus},
 };
 
@@ -84,6 +84,31 @@ impl Client {
         let request = Request::PublicKey { names: Box::new(names.clone()) };
         let answer = self.exchange::<Carried>("load the tunnel's keys", request, &[], Kind::PublicKey)?;
         answer.public_key.ok_or_else(|| self.misread("it left out the public key".into()))
+    }
+
+    /// Takes a step of changing the private key of a tunnel. Returns the public key that peers are to know.
+    ///
+    /// # Errors
+    /// The agent does not answer, or refuses.
+    pub fn rotate_key(&self, attachment: &AttachmentId, step: Rotation) -> Result<PublicKey> {
+        let request = Request::RotateKey { attachment: attachment.clone(), step };
+        let answer = self.exchange::<Carried>("change the tunnel's key", request, &[], Kind::PublicKey)?;
+        answer.public_key.ok_or_else(|| self.misread("it left out the public key".into()))
+    }
+
+    /// Tells that a peer's key gives way to another; `keep_old` says whether the old one is still accepted.
+    ///
+    /// # Errors
+    /// The agent does not answer, or refuses.
+    pub fn change_peer_key(
+        &self,
+        attachment: &AttachmentId,
+        old: PublicKey,
+        new: PublicKey,
+        keep_old: bool,
+    ) -> Result<()> {
+        let request = Request::ChangePeerKey { attachment: attachment.clone(), old, new, keep_old };
+        self.done("change the peer's key", request, &[])
     }
 
     fn done(&self, action: &str, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<()> {

@@ -8,10 +8,12 @@
 //! /etc/adit/keys/<namespace>/<name>     a private or preshared key, as `wg genkey` writes it
 //! ```
 //!
-//! Who names no file gets a private key of its own, derived from the node's secret (RFC 5869) and the [`Owner`].
+//! Who names no file gets a private key of its own, derived from the node's secret (RFC 5869) and the [`Owner`]. How a private key is
+//! changed is in [`rotation`].
 
 mod file;
 mod public;
+mod rotation;
 mod secret;
 
 use std::{
@@ -28,6 +30,7 @@ use crate::{Error, Pod, Record, Result};
 pub use file::KeyFile;
 use file::{Made, Unusable};
 pub use public::PublicKey;
+pub use rotation::Rotation;
 pub use secret::SecretKey;
 
 /// Where key files and the node's secret are unless `ADIT_CONFIG_DIR` says otherwise.
@@ -137,6 +140,8 @@ pub struct Keys {
     pub private: SecretKey,
     /// What peers know this end by.
     pub public: PublicKey,
+    /// Another private key that peers may address, while one gives way to the other.
+    pub also: Option<SecretKey>,
     /// The preshared key of each peer, in their order.
     pub preshared: Vec<Option<SecretKey>>,
 }
@@ -168,7 +173,10 @@ impl KeyStore {
         let preshared = preshared.collect::<Result<_>>()?;
         let private = match &names.private_key_file {
             Some(file) => self.read("privateKeyFile", namespace, file)?,
-            None => self.derive(&names.owner)?,
+            None => match self.changed(&names.owner)? {
+                Some(changed) => changed,
+                None => self.derive(&names.owner)?,
+            },
         };
         let public = private.public();
         if let Some(own) = names.peers.iter().find(|peer| peer.public_key == public) {
@@ -179,7 +187,8 @@ impl KeyStore {
                 "write the other end's, which `adit key show` prints on its node",
             ));
         }
-        Ok(Keys { private, public, preshared })
+        let also = self.also(names)?;
+        Ok(Keys { private, public, also, preshared })
     }
 
     /// Makes a private key in a file of its own, and says what its public key is.
@@ -198,22 +207,26 @@ impl KeyStore {
     /// There is such a file already, or it cannot be made.
     pub fn keep(&self, namespace: &str, file: &KeyFile, key: &SecretKey) -> Result<()> {
         let folder = folder("--namespace", namespace)?;
-        let path = self.path(folder, file);
-        let failed = |source| Error::Storage { action: "write", path: path.clone(), source };
-        file::make_folder(&self.directory, 0o755).map_err(failed)?;
-        file::make_folder(&self.directory.join("keys"), 0o700).map_err(failed)?;
-        file::make_folder(&self.directory.join("keys").join(folder), 0o700).map_err(failed)?;
-        let text = key.to_text();
-        match file::create(&self.directory, &format!("keys/{folder}"), file.as_str(), text.as_bytes()) {
-            Ok(Made::New) => Ok(()),
-            Ok(Made::Already) => Err(Error::Key {
+        match self.write(folder, file.as_str(), key)? {
+            Made::New => Ok(()),
+            Made::Already => Err(Error::Key {
                 key: "--file".into(),
-                path,
+                path: self.path(folder, file),
                 problem: "exists already".into(),
                 remedy: "choose another name, or move the old key away".into(),
             }),
-            Err(source) => Err(failed(source)),
         }
+    }
+
+    /// Writes a key to a file of this folder, unless there is one.
+    fn write(&self, folder: &str, name: &str, key: &SecretKey) -> Result<Made> {
+        let keys = self.directory.join("keys");
+        let path = keys.join(folder).join(name);
+        let failed = |source| Error::Storage { action: "write", path: path.clone(), source };
+        file::make_folder(&self.directory, 0o755).map_err(failed)?;
+        file::make_folder(&keys, 0o700).map_err(failed)?;
+        file::make_folder(&keys.join(folder), 0o700).map_err(failed)?;
+        file::create(&self.directory, &format!("keys/{folder}"), name, key.to_text().as_bytes()).map_err(failed)
     }
 
     fn path(&self, folder: &str, file: &KeyFile) -> PathBuf {

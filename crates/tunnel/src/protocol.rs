@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::{AttachmentId, Encap, Encryption, Engine, Pod, PublicKey, Record, keys::KeyNames};
+use crate::{
+    AttachmentId, Encap, Encryption, Engine, Pod, PublicKey, Record,
+    keys::{KeyNames, Rotation},
+};
 
 /// Version of this protocol.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -52,6 +55,25 @@ pub enum Request {
     PublicKey {
         /// What they are found by.
         names: Box<KeyNames>,
+    },
+    /// Take a step of changing this end's private key. Every tunnel with the same key follows.
+    RotateKey {
+        /// Which tunnel.
+        attachment: AttachmentId,
+        /// Which step.
+        step: Rotation,
+    },
+    /// A peer changes its key: accept the new one beside the old, or, from now on, alone.
+    #[serde(rename_all = "camelCase")]
+    ChangePeerKey {
+        /// Which tunnel.
+        attachment: AttachmentId,
+        /// The key that it is known by.
+        old: PublicKey,
+        /// The key that it changes to.
+        new: PublicKey,
+        /// Whether the old one is still accepted.
+        keep_old: bool,
     },
 }
 

@@ -140,4 +140,7 @@ pub struct Record {
     /// Where peers were last heard from, if that is not where the specification says. Only sealed peers move.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub learned: BTreeMap<PublicKey, SocketAddr>,
+    /// What else peers are known by, while they change their keys.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub also: BTreeMap<PublicKey, PublicKey>,
 }

@@ -281,6 +281,7 @@ mod tests {
             routes: vec![],
             epoch_floor: 0,
             learned: BTreeMap::new(),
+            also: BTreeMap::new(),
         }
     }
 

@@ -76,6 +76,7 @@ pub fn new_record(call: &Call<Config>, attachment: AttachmentId, spec: Spec, pod
         routes: Vec::new(),
         epoch_floor: 0,
         learned: BTreeMap::new(),
+        also: BTreeMap::new(),
     }
 }
 
@@ -217,6 +218,7 @@ mod tests {
             routes: vec![],
             epoch_floor: 0,
             learned: BTreeMap::new(),
+            also: BTreeMap::new(),
         }
     }
 

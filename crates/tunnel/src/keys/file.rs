@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, linkat, openat, openat2, unlinkat},
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, linkat, openat, openat2, renameat, unlinkat},
     io::Errno,
     process::geteuid,
 };
@@ -182,8 +182,7 @@ pub(super) enum Made {
 
 /// Makes a file for root alone in the folder at `relative` beneath `directory`. It gets its name when it is complete.
 pub(super) fn create(directory: &Path, relative: &str, name: &str, content: &[u8]) -> io::Result<Made> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = openat2(open_folder(directory)?, relative, flags, Mode::empty(), beneath())?;
+    let folder = folder_beneath(directory, relative)?;
     let temporary = format!(".{name}.{}.{}", std::process::id(), getrandom::u32().map_err(io::Error::from)?);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(&folder, &temporary, flags, Mode::RUSR | Mode::WUSR)?);
@@ -196,6 +195,30 @@ pub(super) fn create(directory: &Path, relative: &str, name: &str, content: &[u8
     unlinkat(&folder, &temporary, AtFlags::empty())?;
     File::from(folder).sync_all()?;
     made
+}
+
+/// Gives a file of the folder at `relative` beneath `directory` the name of another, which goes.
+pub(super) fn rename(directory: &Path, relative: &str, from: &str, to: &str) -> io::Result<()> {
+    let folder = folder_beneath(directory, relative)?;
+    renameat(&folder, from, &folder, to)?;
+    File::from(folder).sync_all()
+}
+
+/// Removes a file of the folder at `relative` beneath `directory`, if it is there.
+pub(super) fn remove(directory: &Path, relative: &str, name: &str) -> io::Result<()> {
+    let folder = match folder_beneath(directory, relative) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        folder => folder?,
+    };
+    match unlinkat(&folder, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => Ok(removed?),
+    }
+}
+
+fn folder_beneath(directory: &Path, relative: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat2(open_folder(directory)?, relative, flags, Mode::empty(), beneath())?)
 }
 
 fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {

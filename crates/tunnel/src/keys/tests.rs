@@ -325,3 +325,41 @@ fn a_records_names_hold_what_its_keys_are_found_by() {
     let again: Record = serde_json::from_value(serde_json::to_value(&record).unwrap()).unwrap();
     assert_eq!(again, record);
 }
+
+#[test]
+fn private_key_gives_way_to_another_step_by_step_and_also_after_a_crash() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = KeyStore::new(directory.path());
+    store.generate("default", &"own.key".parse().unwrap()).unwrap();
+    let derived = KeyNames {
+        owner: Owner { namespace: "default".into(), pod: "p".into(), network: "n".into(), ..Owner::default() },
+        ..KeyNames::default()
+    };
+    let by_file = KeyNames { private_key_file: Some("own.key".parse().unwrap()), ..derived.clone() };
+    for names in [derived, by_file] {
+        let keys = || store.load(&names).unwrap();
+        let first = keys().public;
+        assert!(keys().also.is_none());
+        assert!(store.rotate(&names, Rotation::Use).unwrap_err().to_string().contains("prepare it first"));
+
+        let next = store.rotate(&names, Rotation::Prepare).unwrap();
+        assert_eq!(
+            store.rotate(&names, Rotation::Prepare).unwrap(),
+            next,
+            "a step that is taken again changes nothing"
+        );
+        assert_eq!((keys().public, keys().also.unwrap().public()), (first, next));
+
+        assert_eq!(store.rotate(&names, Rotation::Use).unwrap(), next);
+        assert_eq!((keys().public, keys().also.unwrap().public()), (next, first));
+
+        // Whoever goes on without finishing keeps one companion only.
+        let third = store.rotate(&names, Rotation::Prepare).unwrap();
+        assert_eq!((keys().public, keys().also.unwrap().public()), (next, third));
+        store.rotate(&names, Rotation::Use).unwrap();
+        assert_eq!(store.rotate(&names, Rotation::Finish).unwrap(), third);
+        assert_eq!((keys().public, keys().also.is_none()), (third, true));
+    }
+    let files = fs::read_dir(directory.path().join("keys/default")).unwrap().count();
+    assert_eq!(files, 2, "the derived key's and the other one");
+}

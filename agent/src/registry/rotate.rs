@@ -1,0 +1,95 @@
+//! Keys change while tunnels are carried: this end's, and those of peers.
+
+use adit_dataplane::TunnelId;
+use adit_tunnel::{
+    AttachmentId, PublicKey, Record,
+    keys::{KeyNames, Rotation},
+};
+
+use super::{Held, Holding, Registry};
+use crate::{
+    Error, Result,
+    config::{identity, is_sealed, tunnel_config},
+};
+
+impl Registry {
+    /// Takes a step of changing the private key of a tunnel, and of every other tunnel with the same key. Returns the public key that
+    /// peers are to know.
+    ///
+    /// # Errors
+    /// There is no such tunnel, it is not sealed, or a key cannot be read or written. What failed can be tried again.
+    pub fn rotate_key(&self, attachment: &AttachmentId, step: Rotation) -> Result<PublicKey> {
+        let names = KeyNames::of(&self.sealed(attachment)?.record);
+        let public = self.shared.keys.rotate(&names, step)?;
+        let same_key = |other: &KeyNames| {
+            other.owner.namespace == names.owner.namespace
+                && other.private_key_file == names.private_key_file
+                && (names.private_key_file.is_some() || other.owner == names.owner)
+        };
+        let held: Vec<Held> = self.lock().values().filter(|held| is_sealed(&held.record)).cloned().collect();
+        for Held { record, .. } in held.into_iter().filter(|held| same_key(&KeyNames::of(&held.record))) {
+            self.renew_identity(&record.attachment)?;
+        }
+        tracing::info!("{attachment}: private key, step {step:?}; public key {public}");
+        Ok(public)
+    }
+
+    fn renew_identity(&self, attachment: &AttachmentId) -> Result<()> {
+        let _claim = self.shared.claims.claim(attachment);
+        let (mut record, id) = self.carried_sealed(attachment)?;
+        let Some(keys) = self.load_keys(&mut record)? else { return Ok(()) };
+        self.shared.engine.set_identity(id, identity(&keys))?;
+        self.shared.store.write(&record)?;
+        self.put(record, Holding::Carried(id));
+        Ok(())
+    }
+
+    /// A peer's key gives way to another.
+    ///
+    /// # Errors
+    /// There is no such tunnel or peer, it is not sealed, or the new key is in use already.
+    pub fn change_peer_key(
+        &self,
+        attachment: &AttachmentId,
+        old: PublicKey,
+        new: PublicKey,
+        keep_old: bool,
+    ) -> Result<()> {
+        let _claim = self.shared.claims.claim(attachment);
+        let (mut record, id) = self.carried_sealed(attachment)?;
+        let place = record.spec.peers.iter().position(|peer| peer.public_key == Some(old));
+        let Some((place, peer)) = place.and_then(|place| Some((place, record.spec.peers.get_mut(place)?))) else {
+            return Err(Error::UnknownPeer { attachment: attachment.to_string(), key: old });
+        };
+        if keep_old {
+            record.also.insert(old, new);
+        } else {
+            peer.public_key = Some(new);
+            record.also.remove(&old);
+            if let Some(endpoint) = record.learned.remove(&old) {
+                record.learned.insert(new, endpoint);
+            }
+        }
+        let keys = self.load_keys(&mut record)?;
+        if let Some(peer) = tunnel_config(&record, keys).peers.into_iter().nth(place) {
+            self.shared.engine.change_peer(id, peer)?;
+        }
+        self.shared.store.write(&record)?;
+        tracing::info!("{attachment}: the peer {old} is {new} as well: {keep_old}");
+        self.put(record, Holding::Carried(id));
+        Ok(())
+    }
+
+    fn sealed(&self, attachment: &AttachmentId) -> Result<Held> {
+        let held = self.held(attachment).ok_or_else(|| Error::UnknownTunnel(attachment.to_string()))?;
+        if is_sealed(&held.record) { Ok(held) } else { Err(Error::NotSealed(attachment.to_string())) }
+    }
+
+    fn carried_sealed(&self, attachment: &AttachmentId) -> Result<(Record, TunnelId)> {
+        let Held { record, holding } = self.sealed(attachment)?;
+        match holding {
+            Holding::Carried(id) => Ok((record, id)),
+            Holding::Waiting(reason) => Err(Error::NotCarried { attachment: attachment.to_string(), reason }),
+        }
+    }
+}
