@@ -16,7 +16,7 @@ use std::{
 use adit_agent::registry::Registry;
 use adit_dataplane::Engine;
 use adit_net::{Netlink, Netns, NetnsId};
-use adit_tunnel::{AttachmentId, KeyStore, PublicKey, Record, State, Store, keys::KeyNames};
+use adit_tunnel::{AttachmentId, Encryption, KeyStore, PublicKey, Record, State, Store, keys::KeyNames};
 use nix::{
     sys::{
         socket::{AddressFamily, SockFlag, SockType, socketpair},
@@ -407,11 +407,11 @@ fn a_recorded_tunnel_that_cannot_be_opened_is_reported_with_the_reason() {
 
 /// A tunnel of the pod `plumbr-a` whose private key is in a file.
 fn sealed(container: &str) -> Record {
-    let mut record = serde_json::to_value(living(container)).unwrap();
-    record["spec"]["encryption"] = json!("noise");
-    record["spec"]["privateKeyFile"] = json!("own.key");
-    record["spec"]["peers"][0]["publicKey"] = json!(PublicKey::new([1; 32]));
-    serde_json::from_value(record).unwrap()
+    let mut record = living(container);
+    record.spec.encryption = Encryption::Noise;
+    record.spec.private_key_file = Some("own.key".parse().unwrap());
+    record.spec.peers.first_mut().unwrap().public_key = Some(PublicKey::new([1; 32]));
+    record
 }
 
 #[test]

@@ -149,7 +149,7 @@ pub struct TunnelStatus {
     pub drops: BTreeMap<String, u64>,
 }
 
-/// What a plugin has to know of a tunnel: what reads a whole [`TunnelStatus`] would make it 60 KB larger.
+/// What a plugin has to know of a tunnel: what reads a whole [`TunnelStatus`] would make it 45 KB larger.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Carried {
     /// Whether the agent holds both descriptors and carries packets.
