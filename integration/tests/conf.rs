@@ -2,8 +2,14 @@
 
 use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
-use adit_integration::trial;
-use adit_lab::{Attachment, Binaries, COMMAND_DEADLINE, Error, Host, Lab, LabSpec, Node, Pod, nad::in_workspace, run};
+use adit_integration::{
+    sealed::{derived_key, tunnel},
+    trial,
+    tunnels::lab_with_agents,
+};
+use adit_lab::{
+    Attachment, Binaries, COMMAND_DEADLINE, Error, Host, Lab, LabSpec, Nad, Node, Pod, nad::in_workspace, run,
+};
 use libtest_mimic::Failed;
 
 type Outcome = Result<(), Failed>;
@@ -20,6 +26,8 @@ fn main() {
         trial("bridge_and_vxlan_connect_without_an_agent", || {
             connected(&Lab::two_clusters(Attachment::Bridge)?, "bridge-vxlan", 0)
         }),
+        trial("bridge_and_an_encrypted_tunnel_connect", || sealed("bridge-noise")),
+        trial("bridge_and_wireguard_connect", || sealed("bridge-wireguard")),
         trial("one_interface_reaches_pods_of_two_clusters", || one_to_many("bridge-tun-many", true)),
         trial("one_vxlan_interface_reaches_pods_of_two_clusters", || one_to_many("bridge-vxlan-many", false)),
         trial("the_units_capabilities_are_enough", unit_capabilities),
@@ -101,6 +109,44 @@ fn connected(lab: &Lab, network: &str, family: usize) -> Outcome {
     }
     a.check()?;
     b.check()?;
+    Ok(())
+}
+
+/// The networks name each other's public key, which each node tells as its file says.
+fn sealed(network: &str) -> Outcome {
+    let lab = lab_with_agents(&LabSpec::two_clusters(Attachment::Bridge))?;
+    let ends = [(lab.ohio(), "plumbr-a"), (lab.mumbai(), "plumbr-b")];
+    let name = |node: &Node| format!("{}-{network}", node.cluster());
+    let mut keys = Vec::new();
+    let mut texts = Vec::new();
+    for (node, pod) in ends {
+        let text = fs::read_to_string(in_workspace(Path::new(&format!("conf/nad/{}.yaml", name(node)))))?;
+        keys.push(if text.contains("privateKeyFile") {
+            let line = ["key", "generate", "--namespace", "default", "--file", &format!("{}.key", node.cluster())];
+            node.adit(line)?.ok()?.stdout.trim().to_owned()
+        } else {
+            derived_key(node, "default", pod, &name(node), "tun")?
+        });
+        texts.push(text);
+    }
+    let mut pods = Vec::new();
+    for (((node, pod), text), theirs) in ends.into_iter().zip(&texts).zip(keys.iter().rev()) {
+        let (_, config) = text.split_once("config: |").ok_or("the file has no configuration")?;
+        let (before, rest) = config.split_once("(the public key of ").ok_or("the file has no place for the key")?;
+        let (_, behind) = rest.split_once(')').ok_or("the place for the key has no end")?;
+        let address = node.number().pods(Host(200))[0];
+        let annotation = format!(r#"[{{"name":"{}","ips":["{address}"]}}]"#, name(node));
+        let network = Nad::new(&name(node), format!("{before}{theirs}{behind}"));
+        pods.push(node.pod(pod).attach(network, &annotation)?);
+    }
+    for (pod, other) in pods.iter().zip(["10.4.0.2", "10.4.0.1"]) {
+        pod.ping(other)?.all_received()?;
+        pod.check()?;
+    }
+    for ((node, _), own) in ends.into_iter().zip(&keys) {
+        assert_eq!(tunnel(node)?["publicKey"], own.as_str());
+        assert_eq!(tunnel(node)?["encryption"], "noise");
+    }
     Ok(())
 }
 

@@ -41,11 +41,7 @@
 //! costs its maker no memory, so nobody can be made to keep state by a forged source address.
 
 use crate::DropReason;
-use siphasher::sip128::SipHasher24;
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
-};
+pub use crate::cookie::{COOKIE_SECRET_LIFETIME, Cookie};
 
 /// Length of a handshake message behind the header.
 pub const BODY_BYTES: usize = 48;
@@ -53,12 +49,6 @@ pub const BODY_BYTES: usize = 48;
 pub const CAPABILITY_PARTIAL_CHECKSUM: u32 = 1;
 /// What this implementation can do.
 pub const CAPABILITIES: u32 = CAPABILITY_PARTIAL_CHECKSUM;
-/// How long a cookie's secret is the current one; it is accepted for as long again.
-pub const COOKIE_SECRET_LIFETIME: Duration = Duration::from_secs(120);
-
-/// 16 bytes that prove to their maker that a HELLO's source address is real. Zero: none.
-pub type Cookie = [u8; 16];
-
 /// What each end tells the other about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
@@ -87,6 +77,16 @@ pub enum Message {
     Cookie(u64, Cookie),
     /// So am I.
     Welcome(Offer),
+}
+
+impl Offer {
+    /// What a HELLO's cookie depends on beside its sender's address.
+    pub(crate) fn for_cookie(&self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        let fields = self.index.to_be_bytes().into_iter().chain(self.nonce.to_be_bytes());
+        bytes.iter_mut().zip(fields).for_each(|(place, byte)| *place = byte);
+        bytes
+    }
 }
 
 impl Message {
@@ -152,53 +152,6 @@ impl Fields<'_> {
     }
 }
 
-/// Makes cookies and knows its own, without remembering any.
-pub(crate) struct CookieMaker {
-    key: [u8; 16],
-    start: Instant,
-}
-
-impl CookieMaker {
-    pub(crate) const fn new(key: [u8; 16], start: Instant) -> Self {
-        Self { key, start }
-    }
-
-    pub(crate) fn make(&self, from: SocketAddr, hello: &Offer, now: Instant) -> Cookie {
-        self.cookie(self.generation(now), from, hello)
-    }
-
-    pub(crate) fn is_mine(&self, cookie: &Cookie, from: SocketAddr, hello: &Offer, now: Instant) -> bool {
-        let current = self.generation(now);
-        *cookie == self.cookie(current, from, hello)
-            || current.checked_sub(1).is_some_and(|previous| *cookie == self.cookie(previous, from, hello))
-    }
-
-    fn generation(&self, now: Instant) -> u64 {
-        let age = now.saturating_duration_since(self.start).as_secs();
-        age.checked_div(COOKIE_SECRET_LIFETIME.as_secs()).unwrap_or_default()
-    }
-
-    /// The secret of a generation is a hash of its number under the key that never leaves this place.
-    fn cookie(&self, generation: u64, from: SocketAddr, hello: &Offer) -> Cookie {
-        let secret = SipHasher24::new_with_key(&self.key).hash(&generation.to_be_bytes());
-        let address = match from.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        let mut input = [0; 30];
-        let fields = address
-            .octets()
-            .into_iter()
-            .chain(from.port().to_be_bytes())
-            .chain(hello.index.to_be_bytes())
-            .chain(hello.nonce.to_be_bytes());
-        for (to, byte) in input.iter_mut().zip(fields) {
-            *to = byte;
-        }
-        SipHasher24::new_with_key(&secret.as_bytes()).hash(&input).as_bytes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,28 +205,6 @@ mod tests {
         assert_eq!(Message::decode(&wire[..47]), Err(DropReason::Runt));
         wire[0] = 4;
         assert_eq!(Message::decode(&wire), Err(DropReason::UnknownType));
-    }
-
-    #[test]
-    fn cookie_is_bound_to_address_port_index_nonce_and_time() {
-        let start = Instant::now();
-        let at = |secs| start + Duration::from_secs(secs);
-        let maker = CookieMaker::new([7; 16], start);
-        let from: SocketAddr = "192.0.2.1:6090".parse().unwrap();
-        let cookie = maker.make(from, &OFFER, at(100));
-        assert!(maker.is_mine(&cookie, from, &OFFER, at(100)));
-        assert!(maker.is_mine(&cookie, from, &OFFER, at(239)));
-        assert!(!maker.is_mine(&cookie, from, &OFFER, at(240)));
-        for (from, hello) in [
-            ("192.0.2.2:6090", OFFER),
-            ("192.0.2.1:6091", OFFER),
-            ("192.0.2.1:6090", Offer { index: 1, ..OFFER }),
-            ("192.0.2.1:6090", Offer { nonce: 1, ..OFFER }),
-        ] {
-            assert!(!maker.is_mine(&cookie, from.parse().unwrap(), &hello, at(100)));
-        }
-        let other = CookieMaker::new([8; 16], start);
-        assert!(!other.is_mine(&cookie, from, &OFFER, at(100)));
     }
 
     proptest! {

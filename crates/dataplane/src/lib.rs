@@ -11,6 +11,7 @@ mod attached;
 mod batch;
 mod budget;
 mod config;
+mod cookie;
 mod engine;
 mod error;
 #[cfg(feature = "fuzzing")]

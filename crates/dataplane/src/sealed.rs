@@ -24,10 +24,7 @@ use crate::{
     Error, Identity, PublicKey, Result, Secret, Security,
     budget::Budget,
     handshake::CAPABILITY_PARTIAL_CHECKSUM,
-    sealed::{
-        format::Format,
-        mac::{CookieJar, MacKeys},
-    },
+    sealed::{format::Format, mac::MacKeys},
     wire::VERSION,
 };
 use std::time::{Duration, Instant};
@@ -52,7 +49,6 @@ pub(crate) struct Realm {
     /// The keys that may be addressed; new sessions use the first.
     pub(crate) identities: Vec<Own>,
     pub(crate) has_aes: bool,
-    pub(crate) jar: CookieJar,
     /// Handshakes that may be worked out, without and with a proof of the address.
     pub(crate) unproven: Budget,
     pub(crate) proven: Budget,
@@ -78,7 +74,7 @@ impl Own {
 
 impl Realm {
     /// `None` for a plain tunnel.
-    pub(crate) fn new(security: Security, cookie_key: [u8; 16], now: Instant) -> Result<Option<Self>> {
+    pub(crate) fn new(security: Security, now: Instant) -> Result<Option<Self>> {
         let (format, identity) = match security {
             Security::Plain => return Ok(None),
             Security::Noise(identity) => (Format::Adit, identity),
@@ -88,7 +84,6 @@ impl Realm {
             format,
             identities: Own::all(identity)?,
             has_aes: has_aes(),
-            jar: CookieJar::new(cookie_key, now),
             unproven: Budget::new(UNPROVEN_BURST, UNPROVEN_INTERVAL, now),
             proven: Budget::new(PROVEN_BURST, PROVEN_INTERVAL, now),
         }))

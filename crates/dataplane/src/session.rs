@@ -82,8 +82,8 @@ impl Core {
             return Err(DropReason::UnknownVersion);
         }
         let without_cookie = *cookie == [0; 16];
-        if without_cookie || !self.cookies.is_mine(cookie, from, offer, now) {
-            let cookie = self.cookies.make(from, offer, now);
+        if without_cookie || !self.cookies.is_shown(from, &offer.for_cookie(), now, |known| known == cookie) {
+            let cookie = self.cookies.make(from, &offer.for_cookie(), now);
             send_message(peer, offer.index, &Message::Cookie(offer.nonce, cookie), now, out);
             return if without_cookie { Ok(()) } else { Err(DropReason::BadCookie) };
         }

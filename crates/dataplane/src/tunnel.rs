@@ -2,7 +2,7 @@ use crate::{
     Checksum, DropReason, Error, Identity, PeerConfig, Result, ShortcutPacket, TunnelConfig, TunnelStats,
     allowed::AllowedIps,
     budget::Budget,
-    handshake::CookieMaker,
+    cookie::CookieMaker,
     inner,
     peer::Peer,
     peers::{Peers, Slot},
@@ -75,7 +75,7 @@ impl Core {
     /// Peers that clash with each other or cannot be reached from `config.local`.
     pub fn new(config: TunnelConfig, now: Instant, seed: [u8; 32]) -> Result<Self> {
         let (random_key, cookie_key) = halves(seed);
-        let realm = Realm::new(config.security, cookie_key, now)?;
+        let realm = Realm::new(config.security, now)?;
         let format = realm.as_ref().map_or(Format::Adit, |realm| realm.format);
         let mut core = Self {
             way: Way { format, mtu_bytes: config.mtu_bytes, start: now },

@@ -7,16 +7,9 @@ use blake2::{
     digest::{FixedOutput, KeyInit, Update, typenum::U16},
 };
 use chacha20poly1305::{AeadInPlace, XChaCha20Poly1305, XNonce};
-use siphasher::sip128::SipHasher24;
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
-};
 
 /// Length of each of the two codes at the end of a handshake message.
 pub(crate) const MAC_BYTES: usize = 16;
-/// How long a cookie's secret is the current one; it is accepted for as long again.
-pub(crate) const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
 /// Length of a cookie's nonce, and of a cookie with its tag.
 pub(crate) const COOKIE_NONCE_BYTES: usize = 24;
 pub(crate) const SEALED_COOKIE_BYTES: usize = 32;
@@ -38,7 +31,7 @@ impl MacKeys {
     }
 
     pub(crate) fn mac1(&self, message: &[u8]) -> Mac {
-        keyed(&self.mac1, &[message])
+        keyed(&self.mac1, message)
     }
 
     /// Wraps a cookie for whoever sent the message with this first code.
@@ -63,7 +56,7 @@ impl MacKeys {
 
 /// The second code, which only who got the cookie can make.
 pub(crate) fn mac2(cookie: &Mac, message: &[u8]) -> Mac {
-    keyed(cookie, &[message])
+    keyed(cookie, message)
 }
 
 /// Whether two codes are the same, in a time that does not depend on where they differ.
@@ -71,72 +64,15 @@ pub(crate) fn is_same(one: &Mac, other: &Mac) -> bool {
     one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
-fn keyed(key: &[u8], parts: &[&[u8]]) -> Mac {
+fn keyed(key: &[u8], message: &[u8]) -> Mac {
     // Keys of up to 32 bytes are taken.
-    let Ok(mut mac) = <Blake2sMac<U16> as KeyInit>::new_from_slice(key) else { return [0; MAC_BYTES] };
-    for part in parts {
-        mac.update(part);
-    }
-    mac.finalize_fixed().into()
-}
-
-/// Makes cookies for addresses and knows its own, without remembering any.
-pub(crate) struct CookieJar {
-    key: [u8; 16],
-    start: Instant,
-}
-
-impl CookieJar {
-    pub(crate) const fn new(key: [u8; 16], start: Instant) -> Self {
-        Self { key, start }
-    }
-
-    pub(crate) fn cookie(&self, from: SocketAddr, now: Instant) -> Mac {
-        self.of_generation(self.generation(now), from)
-    }
-
-    /// Whether the second code of a message was made with a cookie of ours for this address.
-    pub(crate) fn is_mine(&self, mac2_of_message: &Mac, message: &[u8], from: SocketAddr, now: Instant) -> bool {
-        let current = self.generation(now);
-        [Some(current), current.checked_sub(1)]
-            .into_iter()
-            .flatten()
-            .any(|generation| is_same(mac2_of_message, &mac2(&self.of_generation(generation, from), message)))
-    }
-
-    fn generation(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.start).as_secs().checked_div(COOKIE_LIFETIME.as_secs()).unwrap_or_default()
-    }
-
-    fn of_generation(&self, generation: u64, from: SocketAddr) -> Mac {
-        let secret = SipHasher24::new_with_key(&self.key).hash(&generation.to_be_bytes()).as_bytes();
-        let address = match from.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        keyed(&secret, &[&address.octets(), &from.port().to_be_bytes()])
-    }
+    let Ok(mac) = <Blake2sMac<U16> as KeyInit>::new_from_slice(key) else { return [0; MAC_BYTES] };
+    mac.chain(message).finalize_fixed().into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cookie_is_bound_to_address_port_and_time() {
-        let start = Instant::now();
-        let at = |secs| start + Duration::from_secs(secs);
-        let jar = CookieJar::new([7; 16], start);
-        let from: SocketAddr = "192.0.2.1:6090".parse().unwrap();
-        let code = mac2(&jar.cookie(from, at(100)), b"message");
-        assert!(jar.is_mine(&code, b"message", from, at(100)) && jar.is_mine(&code, b"message", from, at(239)));
-        assert!(!jar.is_mine(&code, b"message", from, at(240)));
-        assert!(!jar.is_mine(&code, b"massage", from, at(100)));
-        for elsewhere in ["192.0.2.2:6090", "192.0.2.1:6091"] {
-            assert!(!jar.is_mine(&code, b"message", elsewhere.parse().unwrap(), at(100)));
-        }
-        assert!(!CookieJar::new([8; 16], start).is_mine(&code, b"message", from, at(100)));
-    }
 
     #[test]
     fn wrapped_cookie_opens_for_the_message_that_it_answers_only() {

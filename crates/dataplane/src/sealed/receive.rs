@@ -163,14 +163,14 @@ impl Core {
         let [(before_mac1, mac1), (before_mac2, code2)] = &message.macs;
         let own = realm.identities.iter().position(|own| is_same(&own.macs.mac1(before_mac1), mac1));
         let own = own.ok_or(DropReason::BadMac)?;
-        let is_proven = realm.jar.is_mine(code2, before_mac2, from, now);
+        let is_proven = self.cookies.is_shown(from, &[], now, |cookie| is_same(code2, &mac2(cookie, before_mac2)));
         let may_work = if is_proven { realm.proven.take(now) } else { realm.unproven.take(now) };
         let Some(own) = realm.identities.get(own) else { return Err(DropReason::BadMac) };
         if !may_work {
             if !is_proven {
                 let mut nonce = [0; 24];
                 self.random.fill(&mut nonce);
-                let sealed = own.macs.seal_cookie(&realm.jar.cookie(from, now), &nonce, mac1);
+                let sealed = own.macs.seal_cookie(&self.cookies.make(from, &[], now), &nonce, mac1);
                 if let Some(sealed) = sealed {
                     out.network(from, &format.cookie(message.sender, &nonce, &sealed), &[]);
                 }

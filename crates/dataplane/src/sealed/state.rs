@@ -3,10 +3,10 @@
 use super::{
     Stamp,
     keypair::{Cipher, Keypair, REJECT_AFTER, REKEY_AFTER_SILENT},
-    mac::{COOKIE_LIFETIME, Mac, MacKeys},
+    mac::{Mac, MacKeys},
     noise::Initiator,
 };
-use crate::{PeerKeys, PublicKey, peer::later};
+use crate::{PeerKeys, PublicKey, cookie::COOKIE_SECRET_LIFETIME, peer::later};
 use std::{
     mem,
     time::{Duration, Instant},
@@ -223,7 +223,7 @@ impl Sealed {
 
     /// Forgets what is too old. Returns the indices that are given up.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<u32> {
-        self.cookie.take_if(|(_, since)| now.saturating_duration_since(*since) >= COOKIE_LIFETIME);
+        self.cookie.take_if(|(_, since)| now.saturating_duration_since(*since) >= COOKIE_SECRET_LIFETIME);
         [&mut self.current, &mut self.next]
             .into_iter()
             .chain(&mut self.previous)
