@@ -93,16 +93,16 @@ impl Core {
         let packet = sealed.get_mut(..length).unwrap_or_default();
         let is_data = !packet.is_empty();
         let timer = state.heard(is_data, now);
-        if let Some(given_up) = state.promote(receiver, now) {
-            peer.handshakes = peer.handshakes.wrapping_add(1);
-            given_up.into_iter().for_each(|index| self.peers.release_index(index));
-            self.session_begun(slot, now, out);
-        }
-        let Some(peer) = self.peers.get_mut(slot) else { return Ok(()) };
+        let promoted = state.promote(receiver, now);
         peer.last_rx = Some(now);
         if is_newest && peer.endpoint != Some(from) {
             tracing::debug!(peer = %peer.config.id, endpoint = %from, "the peer has moved");
             peer.endpoint = Some(from);
+        }
+        if let Some(given_up) = promoted {
+            peer.handshakes = peer.handshakes.wrapping_add(1);
+            given_up.into_iter().for_each(|index| self.peers.release_index(index));
+            self.session_begun(slot, now, out);
         }
         if timer {
             self.wake_by_timers(slot);

@@ -129,6 +129,17 @@ fn packets_that_wait_for_the_handshake_arrive_in_order() {
     }
 }
 
+#[test]
+fn packets_wait_also_for_a_peer_whose_address_is_not_known_yet() {
+    for format in FORMATS {
+        let mut world = World::new(vec![alice_of(format, 100), waiting_bob(format)]);
+        let packets: Vec<_> = (0..10).map(|number| to_alice(&[number; 9])).collect();
+        packets.iter().for_each(|packet| world.send(1, packet));
+        world.run(SECOND);
+        assert_eq!(world.nodes[0].received, packets);
+    }
+}
+
 /// What one datagram that Eve sends to Bob does: what he counts for it.
 fn provoked(world: &mut World, bytes: &[u8]) -> Vec<(&'static str, u64)> {
     let (before, received) = (world.stats(1), world.nodes[1].received.len());
