@@ -14,7 +14,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod foreign;
 pub mod scripts;
+pub mod sealed;
 pub mod trace;
 pub mod tunnels;
 

@@ -191,6 +191,7 @@ pub struct Call {
     netns: PathBuf,
     path: Vec<PathBuf>,
     wrapper: Vec<String>,
+    arguments: String,
 }
 
 impl Call {
@@ -206,6 +207,7 @@ impl Call {
             netns: node.path().to_owned(),
             path: vec![Binaries::get()?.directory().to_owned()],
             wrapper: Vec::new(),
+            arguments: String::new(),
         })
     }
 
@@ -232,6 +234,13 @@ impl Call {
         self
     }
 
+    /// With these CNI_ARGS: `K8S_POD_NAMESPACE=a;K8S_POD_NAME=b`.
+    #[must_use]
+    pub fn with_arguments(mut self, arguments: &str) -> Self {
+        arguments.clone_into(&mut self.arguments);
+        self
+    }
+
     /// Through a program that executes it: `["timeout", "0.1"]`.
     #[must_use]
     pub fn under(mut self, wrapper: &[&str]) -> Self {
@@ -249,7 +258,7 @@ impl Call {
         command.envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", &self.container), ("CNI_IFNAME", "net1")]);
         let path: Vec<String> = self.path.iter().map(|directory| directory.display().to_string()).collect();
         command.env("CNI_PATH", path.join(":")).env("CNI_NETNS", &self.netns);
-        command.env("ADIT_RUN_DIR", self.node.run_dir());
+        command.env("CNI_ARGS", &self.arguments).env("ADIT_RUN_DIR", self.node.run_dir());
         run(command, Some(stdin.to_string().as_bytes()), COMMAND_DEADLINE)
     }
 

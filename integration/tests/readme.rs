@@ -21,6 +21,7 @@ fn main() {
         trial_within("every_command_of_the_tour_succeeds", RELEASE_DEADLINE + Duration::from_secs(180), tour),
         trial_within("the_demo_says_what_failed_and_leaves_nothing", Duration::from_secs(120), demo_fails),
         trial("the_scripts_that_it_names_exist", scripts_exist),
+        trial("the_tests_that_the_threat_model_names_exist", named_tests_exist),
     ]);
 }
 
@@ -95,6 +96,22 @@ fn scripts_exist() -> Outcome {
         for script in block.split_whitespace().filter(|word| word.starts_with("scripts/")) {
             assert!(root().join(script).is_file(), "{script}");
         }
+    }
+    Ok(())
+}
+
+/// Each line of the tables in SECURITY.md names the tests that show it.
+fn named_tests_exist() -> Outcome {
+    let text = std::fs::read_to_string(root().join("SECURITY.md"))?;
+    let words = text.split('`').skip(1).step_by(2).map(|word| word.trim_end_matches('…').trim_end_matches('_'));
+    let names: Vec<&str> = words.filter(|word| word.matches('_').count() > 2 && !word.contains([' ', '/'])).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        let mut grep = Command::new("grep");
+        grep.args(["-rqF", "--include=*.rs", name]).current_dir(root()).args(["crates", "integration/tests", "agent"]);
+        run(grep, None, COMMAND_DEADLINE)?
+            .ok()
+            .map_err(|_| format!("SECURITY.md names {name}, and there is no such test"))?;
     }
     Ok(())
 }

@@ -67,11 +67,13 @@ fn impossible_values() -> Outcome {
     let ipv6_inside = json!({ "type": "static", "addresses": [{ "address": "fd04::1/64" }] });
     let swallowing =
         json!({ "type": "static", "addresses": [{ "address": "10.4.0.1/30" }], "routes": [{ "dst": "10.20.1.0/24" }] });
-    let cases: [(Value, &[&str]); 14] = [
+    let cases: [(Value, &[&str]); 16] = [
         (json!({ "encap": "smoke-signals" }), &["encap", "smoke-signals", "write \"udp\""]),
         (json!({ "encap": null }), &["encap"]),
-        (json!({ "encryption": null }), &["encryption", "write \"encryption\": \"none\""]),
-        (json!({ "encryption": "noise" }), &["encryption", "noise", "not supported by this version"]),
+        (json!({ "encryption": null }), &["publicKey", "adit key show", "write \"encryption\": \"none\""]),
+        (json!({ "encryption": "rot13" }), &["encryption", "rot13", "\"noise\"", "\"none\""]),
+        (json!({ "publicKey": "AA" }), &["publicKey", "AA", "\"encryption\": \"none\""]),
+        (json!({ "privateKeyFile": "a.key" }), &["privateKeyFile", "a.key", "\"encryption\": \"none\""]),
         (json!({ "remote": null }), &["remote is missing"]),
         (
             json!({ "remote": "mumbai.example" }),

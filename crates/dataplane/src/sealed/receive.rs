@@ -39,6 +39,7 @@ impl Core {
                 state.cookie = Some((cookie, now));
                 if let Some(attempt) = state.attempt.as_mut().filter(|attempt| attempt.may_answer_cookie) {
                     attempt.may_answer_cookie = false;
+                    attempt.answers_cookie = true;
                     attempt.next_at = now;
                 }
                 self.sessions_changed();

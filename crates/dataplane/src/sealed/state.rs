@@ -55,17 +55,22 @@ pub(crate) struct Attempt {
     interval: Duration,
     /// Each message of the timer may be repeated at once with a cookie, once.
     pub(crate) may_answer_cookie: bool,
+    /// That is what leaves next.
+    pub(crate) answers_cookie: bool,
 }
 
 impl Attempt {
     fn new(now: Instant) -> Self {
-        Self { pending: None, next_at: now, interval: FIRST_INTERVAL, may_answer_cookie: false }
+        Self { pending: None, next_at: now, interval: FIRST_INTERVAL, may_answer_cookie: false, answers_cookie: false }
     }
 
-    /// The timer's message leaves now: when the next one does.
+    /// A message leaves now: when the timer's next one does.
     pub(crate) fn rearm(&mut self, now: Instant) {
-        self.may_answer_cookie = true;
         self.next_at = later(now, self.interval);
+        self.may_answer_cookie = !mem::take(&mut self.answers_cookie);
+        if !self.may_answer_cookie {
+            return;
+        }
         self.interval = self.interval.saturating_mul(2).min(LONGEST_INTERVAL);
     }
 
