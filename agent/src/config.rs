@@ -12,7 +12,8 @@ pub fn tunnel_config(record: &Record, keys: Option<Keys>) -> TunnelConfig {
     let mut preshared = keys.map(|keys| keys.preshared).unwrap_or_default().into_iter();
     let peers = (0..).map(PeerId).zip(&spec.peers).map(|(id, peer)| PeerConfig {
         id,
-        endpoint: known_endpoint(record, peer),
+        endpoint: peer.endpoint,
+        heard_from: known_endpoint(record, peer),
         allowed_ips: peer.allowed_ips.clone(),
         keepalive: peer.keepalive_ms.map(Duration::from_millis),
         keys: peer.public_key.map(|public| PeerKeys {
@@ -126,7 +127,8 @@ mod tests {
         // What the data plane does not know yet is not forgotten.
         assert_eq!(learned(&record, &TunnelStats::default()), record.learned);
         let config = tunnel_config(&record, Some(keys));
-        assert_eq!(config.peers.iter().map(|peer| peer.endpoint).collect::<Vec<_>>(), [Some(heard); 2]);
+        assert_eq!(config.peers.iter().map(|peer| peer.heard_from).collect::<Vec<_>>(), [Some(heard); 2]);
+        assert_eq!(config.peers.iter().map(|peer| peer.endpoint).collect::<Vec<_>>(), [Some(configured), None]);
         record.learned.insert(PublicKey::new([1; 32]), configured);
         assert!(!learned(&record, &TunnelStats::default()).contains_key(&PublicKey::new([1; 32])));
     }

@@ -71,6 +71,8 @@ struct Shared {
     engine_breaks: Arc<Notify>,
     claims: Claims,
     tunnels: Mutex<BTreeMap<AttachmentId, Held>>,
+    /// Held while a private key is changed.
+    rotations: Mutex<()>,
     /// What the last look complained about: said once, not every [`PERIOD`].
     complaints: Mutex<BTreeSet<String>>,
     /// Set for good by [`Registry::stop`]: nothing is opened any more.
@@ -108,6 +110,7 @@ impl Registry {
             engine_breaks,
             claims: Claims::default(),
             tunnels: Mutex::default(),
+            rotations: Mutex::default(),
             complaints: Mutex::default(),
             stopped: AtomicBool::new(false),
         };

@@ -1,5 +1,7 @@
 //! Keys change while tunnels are carried: this end's, and those of peers.
 
+use std::sync::PoisonError;
+
 use adit_dataplane::TunnelId;
 use adit_tunnel::{
     AttachmentId, PublicKey, Record,
@@ -20,6 +22,8 @@ impl Registry {
     /// There is no such tunnel, it is not sealed, or a key cannot be read or written. What failed can be tried again.
     pub fn rotate_key(&self, attachment: &AttachmentId, step: Rotation) -> Result<PublicKey> {
         let names = KeyNames::of(&self.sealed(attachment)?.record);
+        // One at a time: tunnels may share a key.
+        let _turn = self.shared.rotations.lock().unwrap_or_else(PoisonError::into_inner);
         let public = self.shared.keys.rotate(&names, step)?;
         let same_key = |other: &KeyNames| {
             other.owner.namespace == names.owner.namespace
@@ -27,8 +31,12 @@ impl Registry {
                 && (names.private_key_file.is_some() || other.owner == names.owner)
         };
         let held: Vec<Held> = self.lock().values().filter(|held| is_sealed(&held.record)).cloned().collect();
-        for Held { record, .. } in held.into_iter().filter(|held| same_key(&KeyNames::of(&held.record))) {
-            self.renew_identity(&record.attachment)?;
+        let same = held.into_iter().filter(|held| same_key(&KeyNames::of(&held.record)));
+        let renewed: Vec<Result<()>> = same.map(|held| self.renew_identity(&held.record.attachment)).collect();
+        // All of them come first. Whoever is not carried, or was removed meanwhile, reads its keys when it is opened.
+        let failed = |error: &Error| !matches!(error, Error::NotCarried { .. } | Error::UnknownTunnel(_));
+        if let Some(error) = renewed.into_iter().filter_map(Result::err).find(failed) {
+            return Err(error);
         }
         tracing::info!("{attachment}: private key, step {step:?}; public key {public}");
         Ok(public)

@@ -1,3 +1,4 @@
+use crate::peer::later;
 use std::time::{Duration, Instant};
 
 /// How often something may still be done: a bucket of `burst` that gains one each `interval`.
@@ -21,7 +22,7 @@ impl Budget {
         if gained > 0 {
             let gained = u32::try_from(gained).unwrap_or(u32::MAX);
             self.left = self.left.saturating_add(gained).min(self.burst);
-            self.refilled_at = now;
+            self.refilled_at = later(self.refilled_at, self.interval.saturating_mul(gained));
         }
         match self.left.checked_sub(1) {
             Some(left) => {

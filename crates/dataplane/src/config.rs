@@ -90,8 +90,10 @@ pub struct PeerConfig {
     /// Its number within the tunnel.
     pub id: PeerId,
     /// Its outer address and port. Plain: required, and datagrams from anywhere else are dropped. Sealed: where to begin; whatever
-    /// authenticated datagrams come from wins. Without one the peer has to begin.
+    /// authenticated datagrams come from wins, until nobody answers there. Without one the peer has to begin.
     pub endpoint: Option<SocketAddr>,
+    /// Where a sealed peer was last heard from, if that is known from before.
+    pub heard_from: Option<SocketAddr>,
     /// Inner destinations that lead to it, and the only inner sources it may use. Longest prefix wins.
     pub allowed_ips: Vec<IpNetwork>,
     /// Send a header-only datagram whenever nothing else was sent for this long.

@@ -78,6 +78,9 @@ impl Core {
             if out.shortcut(datagram, &about) {
                 peer.tx.add(about.bytes, about.packets);
                 peer.last_tx = Some(now);
+                if peer.sealed.as_mut().is_some_and(|state| state.renew_if_old(now)) {
+                    self.wake_by_timers(slot);
+                }
                 return Ok(());
             }
         }

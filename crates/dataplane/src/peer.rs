@@ -139,7 +139,7 @@ impl Waiting {
 impl Peer {
     pub(crate) fn new(config: PeerConfig, index: u32) -> Self {
         Self {
-            endpoint: config.endpoint,
+            endpoint: config.heard_from.or(config.endpoint),
             sealed: config.keys.clone().map(|keys| Box::new(Sealed::new(keys))),
             config,
             index,

@@ -92,10 +92,12 @@ impl Peers {
         if moved && !self.is_sealed {
             peer.index = fresh_index;
         }
-        if let (Some(state), Some(keys)) = (&mut peer.sealed, &config.keys) {
-            state.set_keys(keys.clone());
-        }
+        let given_up = match (&mut peer.sealed, &config.keys) {
+            (Some(state), Some(keys)) => state.set_keys(keys.clone()),
+            _ => Vec::new(),
+        };
         let index = peer.index;
+        given_up.into_iter().for_each(|index| self.release_index(index));
         self.leave(&old, old_index);
         self.enter(&config, index, slot);
         for prefix in &old.allowed_ips {
@@ -311,6 +313,7 @@ mod tests {
         PeerConfig {
             id: PeerId(id),
             endpoint: Some(endpoint.parse().unwrap()),
+            heard_from: None,
             allowed_ips: allowed.iter().map(|prefix| prefix.parse().unwrap()).collect(),
             keepalive: None,
             keys: None,

@@ -34,9 +34,10 @@ const CAPABILITY_AES: u32 = 2;
 /// How many handshakes that strangers began are worked out without a proof of their address: so many at once, and one more each interval.
 const UNPROVEN_BURST: u32 = 20;
 const UNPROVEN_INTERVAL: Duration = Duration::from_millis(100);
-/// The same with a proof.
-const PROVEN_BURST: u32 = 50;
-const PROVEN_INTERVAL: Duration = Duration::from_millis(20);
+/// The same with a proof, for each of so many groups of addresses.
+const PROVEN_BURST: u32 = 5;
+const PROVEN_INTERVAL: Duration = Duration::from_millis(50);
+const PROVEN_GROUPS: usize = 64;
 /// Between 1970 and the epoch of TAI64N labels, seconds.
 const TAI64_EPOCH: u64 = (1 << 62) + 10;
 
@@ -49,9 +50,10 @@ pub(crate) struct Realm {
     /// The keys that may be addressed; new sessions use the first.
     pub(crate) identities: Vec<Own>,
     pub(crate) has_aes: bool,
-    /// Handshakes that may be worked out, without and with a proof of the address.
+    /// Handshakes that may be worked out, without and with a proof of the address. With one, each address has a part of its own, so that
+    /// none can take what others need.
     pub(crate) unproven: Budget,
-    pub(crate) proven: Budget,
+    proven: Vec<Budget>,
 }
 
 /// A private key of ours and what follows from it.
@@ -85,8 +87,14 @@ impl Realm {
             identities: Own::all(identity)?,
             has_aes: has_aes(),
             unproven: Budget::new(UNPROVEN_BURST, UNPROVEN_INTERVAL, now),
-            proven: Budget::new(PROVEN_BURST, PROVEN_INTERVAL, now),
+            proven: (0..PROVEN_GROUPS).map(|_| Budget::new(PROVEN_BURST, PROVEN_INTERVAL, now)).collect(),
         }))
+    }
+
+    /// The part of the address that has this hash, which nobody outside can compute.
+    pub(crate) fn proven(&mut self, [hash, ..]: [u8; 16]) -> &mut Budget {
+        let group = usize::from(hash).checked_rem(self.proven.len()).unwrap_or_default();
+        self.proven.get_mut(group).unwrap_or(&mut self.unproven)
     }
 
     /// The key of new sessions.

@@ -190,7 +190,7 @@ impl Core {
     fn begin(&mut self, slot: Slot, now: Instant) {
         let Some(peer) = self.peers.get_mut(slot) else { return };
         match &mut peer.sealed {
-            Some(state) if peer.endpoint.is_some() => state.attempt(now),
+            Some(state) if peer.endpoint.is_some() => state.attempt_now(now),
             // It has to begin.
             Some(_) => {}
             None => begin_hello(peer, &mut self.random, now),

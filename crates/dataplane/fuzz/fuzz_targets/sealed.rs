@@ -35,6 +35,7 @@ fn core(format: fn(Identity) -> Security, own: ([u8; 4], u16), other: ([u8; 4], 
     let peer = PeerConfig {
         id: PeerId(1),
         endpoint: Some(other.into()).filter(|_| own == ALICE),
+        heard_from: None,
         // Any inner address, so that bytes seldom go to nobody.
         allowed_ips: ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().unwrap()).to_vec(),
         keepalive: None,

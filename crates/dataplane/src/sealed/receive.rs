@@ -7,6 +7,7 @@ use super::{
     mac::{MacKeys, is_same, mac2},
     noise::{Initiator, Responder},
     read_first_payload,
+    state::Attempt,
 };
 use crate::{
     Checksum, Core, DropReason, Sink, inner,
@@ -14,7 +15,10 @@ use crate::{
     sealed::{send_keepalive, send_one},
     wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type},
 };
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Instant,
+};
 
 impl Core {
     pub(crate) fn receive_sealed<'p>(
@@ -165,7 +169,11 @@ impl Core {
         let own = realm.identities.iter().position(|own| is_same(&own.macs.mac1(before_mac1), mac1));
         let own = own.ok_or(DropReason::BadMac)?;
         let is_proven = self.cookies.is_shown(from, &[], now, |cookie| is_same(code2, &mac2(cookie, before_mac2)));
-        let may_work = if is_proven { realm.proven.take(now) } else { realm.unproven.take(now) };
+        let may_work = if is_proven {
+            realm.proven(self.cookies.make(whole_site(from), b"budget", now)).take(now)
+        } else {
+            realm.unproven.take(now)
+        };
         let Some(own) = realm.identities.get(own) else { return Err(DropReason::BadMac) };
         if !may_work {
             if !is_proven {
@@ -233,11 +241,17 @@ impl Core {
         }
         let (slot, peer) = self.peers.with_index(message.receiver).ok_or(DropReason::UnknownIndex)?;
         let state = peer.sealed.as_mut().ok_or(DropReason::UnknownIndex)?;
+        if state.attempt.as_ref().is_some_and(Attempt::has_enough) {
+            return Err(DropReason::RateLimited);
+        }
         let pending = state.attempt.as_mut().and_then(|attempt| attempt.pending.as_mut());
         let (our_index, initiator) =
             pending.filter(|(index, _)| *index == message.receiver).ok_or(DropReason::UnexpectedAnswer)?;
         let our_index = *our_index;
-        let (payload, keys) = initiator.finish(message.noise).ok_or(DropReason::BadHandshake)?;
+        let Some((payload, keys)) = initiator.finish(message.noise) else {
+            state.attempt.iter_mut().for_each(Attempt::count_forgery);
+            return Err(DropReason::BadHandshake);
+        };
         let offer = match format {
             Format::Adit => Some(Offer::decode(&payload).ok_or(DropReason::BadHandshake)?),
             Format::WireGuard => None,
@@ -284,10 +298,12 @@ impl Core {
         let nonce = self.random.next_nonce();
         let Some(realm) = &self.realm else { return };
         let Some(peer) = self.peers.get_mut(slot) else { return };
-        let (Some(state), to) = (peer.sealed.as_mut(), peer.endpoint) else { return };
+        let Some(state) = peer.sealed.as_mut() else { return };
         let Some(attempt) = &mut state.attempt else { return };
         attempt.rearm(now);
-        let (Some(to), Some(own)) = (to, realm.own()) else { return };
+        // Where nobody answers any more, it may be at home again.
+        let configured = peer.config.endpoint.filter(|_| attempt.is_even());
+        let (Some(to), Some(own)) = (configured.or(peer.endpoint), realm.own()) else { return };
         let offer =
             Offer { epoch: self.epoch, nonce, capabilities: realm.capabilities(), mtu_bytes: self.way.mtu_bytes };
         let payload = first_payload(realm, offer, now.saturating_duration_since(self.way.start));
@@ -329,13 +345,12 @@ impl Core {
         now: Instant,
         out: &mut impl Sink<'p>,
     ) -> DropReason {
-        let is_ours = self.way.format == Format::Adit && self.peers.iter().any(|peer| peer.endpoint == Some(from));
-        if is_ours {
-            if self.unknown_budget.take(now) {
-                out.network(from, &Header::new(Type::Unknown, index).encode(), &[]);
-            } else {
-                self.drops.count(DropReason::RateLimited);
-            }
+        // The budget first: it also bounds how often all peers are looked at.
+        if self.way.format == Format::Adit
+            && self.unknown_budget.take(now)
+            && self.peers.iter().any(|peer| peer.endpoint == Some(from))
+        {
+            out.network(from, &Header::new(Type::Unknown, index).encode(), &[]);
         }
         DropReason::UnknownIndex
     }
@@ -343,4 +358,13 @@ impl Core {
 
 fn cipher(capabilities: u32) -> Cipher {
     if capabilities & CAPABILITY_AES != 0 { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 }
+}
+
+/// What one site has of addresses: a whole network of IPv6, any port.
+fn whole_site(from: SocketAddr) -> SocketAddr {
+    let ip = match from.ip() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+    };
+    SocketAddr::new(ip, 0)
 }

@@ -63,6 +63,9 @@ pub(crate) fn send_one<'p>(
 
 /// Sends a packet without content.
 pub(crate) fn send_keepalive<'p>(peer: &mut Peer, way: Way, now: Instant, out: &mut impl Sink<'p>) -> bool {
+    if let Some(state) = &mut peer.sealed {
+        state.said(false, now);
+    }
     let Some((to, mut sealer)) = Sealer::open(peer, way, now) else { return false };
     sealer.send(to, 0, Checksum::Complete, out, |_| {});
     true

@@ -14,7 +14,10 @@ use std::{
 
 const FIRST_INTERVAL: Duration = Duration::from_millis(250);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(16);
-const INTERVAL_WITH_TRAFFIC: Duration = Duration::from_secs(1);
+/// Longer than a round trip may take: each message makes answers to those before it worthless (REKEY-TIMEOUT).
+const INTERVAL_WITH_TRAFFIC: Duration = Duration::from_secs(5);
+/// How many answers to one message are worked out, of which none was genuine.
+const MOST_FORGERIES: u8 = 8;
 /// How long to be silent after something was received, before saying that it was (KEEPALIVE-TIMEOUT).
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_secs(10);
 /// How long to send without hearing anything, before beginning a new session (KEEPALIVE-TIMEOUT and REKEY-TIMEOUT).
@@ -57,21 +60,49 @@ pub(crate) struct Attempt {
     pub(crate) may_answer_cookie: bool,
     /// That is what leaves next.
     pub(crate) answers_cookie: bool,
+    /// How many messages of the timer have left.
+    messages: u32,
+    forgeries: u8,
 }
 
 impl Attempt {
     fn new(now: Instant) -> Self {
-        Self { pending: None, next_at: now, interval: FIRST_INTERVAL, may_answer_cookie: false, answers_cookie: false }
+        Self {
+            pending: None,
+            next_at: now,
+            interval: FIRST_INTERVAL,
+            may_answer_cookie: false,
+            answers_cookie: false,
+            messages: 0,
+            forgeries: 0,
+        }
     }
 
     /// A message leaves now: when the timer's next one does.
     pub(crate) fn rearm(&mut self, now: Instant) {
         self.next_at = later(now, self.interval);
+        self.forgeries = 0;
         self.may_answer_cookie = !mem::take(&mut self.answers_cookie);
         if !self.may_answer_cookie {
             return;
         }
+        self.messages = self.messages.wrapping_add(1);
         self.interval = self.interval.saturating_mul(2).min(LONGEST_INTERVAL);
+    }
+
+    /// Every second message of the timer, the first not among them.
+    pub(crate) const fn is_even(&self) -> bool {
+        self.messages.is_multiple_of(2)
+    }
+
+    /// An answer was none.
+    pub(crate) const fn count_forgery(&mut self) {
+        self.forgeries = self.forgeries.saturating_add(1);
+    }
+
+    /// No more answers are worked out until the next message.
+    pub(crate) const fn has_enough(&self) -> bool {
+        self.forgeries >= MOST_FORGERIES
     }
 
     /// Somebody wants to send.
@@ -98,11 +129,19 @@ impl Sealed {
         }
     }
 
-    /// New keys: sessions stay until they are renewed. Of two, the one in use is addressed.
-    pub(crate) fn set_keys(&mut self, keys: PeerKeys) {
+    /// New keys. If the one in use is among them, it is still addressed, and sessions stay until they are renewed; else everything that
+    /// belonged to it is forgotten. Returns the indices that are given up.
+    pub(crate) fn set_keys(&mut self, keys: PeerKeys) -> Vec<u32> {
+        let used = self.keys.public;
+        if used != keys.public && Some(used) != keys.also {
+            let given_up = self.indices().collect();
+            *self = Self::new(keys);
+            return given_up;
+        }
         self.macs = MacKeys::of(&keys.public);
-        let before = mem::replace(&mut self.keys, keys);
-        self.keys_used(&before.public);
+        self.keys = keys;
+        self.keys_used(&used);
+        Vec::new()
     }
 
     /// The peer uses this one of its keys now: it is the one to address.
@@ -180,6 +219,22 @@ impl Sealed {
         self.attempt.get_or_insert_with(|| Attempt::new(now));
     }
 
+    /// The same, at once also where one waits for its next message: what it is to reach has changed.
+    pub(crate) fn attempt_now(&mut self, now: Instant) {
+        self.attempt =
+            Some(Attempt { pending: self.attempt.take().and_then(|attempt| attempt.pending), ..Attempt::new(now) });
+    }
+
+    /// Packets pass by another way: whether the session should be renewed nevertheless.
+    pub(crate) fn renew_if_old(&mut self, now: Instant) -> bool {
+        let is_old = |keys: &Keypair| keys.is_worn(now) || keys.age(now) >= REKEY_AFTER_SILENT;
+        let begins = self.attempt.is_none() && self.current.as_deref().is_some_and(is_old);
+        if begins {
+            self.attempt(now);
+        }
+        begins
+    }
+
     /// Somebody wants to send and cannot.
     pub(crate) fn hurry(&mut self, now: Instant) {
         self.attempt.get_or_insert_with(|| Attempt::new(now)).hurry(now);
@@ -218,10 +273,10 @@ impl Sealed {
         if is_data {
             set = self.unanswered_since.is_none();
             self.unanswered_since.get_or_insert(now);
-            if self.attempt.is_none() && self.current.as_ref().is_some_and(|keys| keys.is_worn(now)) {
-                self.attempt(now);
-                set = true;
-            }
+        }
+        if self.attempt.is_none() && self.current.as_ref().is_some_and(|keys| keys.is_worn(now)) {
+            self.attempt(now);
+            set = true;
         }
         set
     }

@@ -47,6 +47,7 @@ pub fn peer(endpoint: SocketAddr, number: usize) -> PeerConfig {
     PeerConfig {
         id: PeerId(0),
         endpoint: Some(endpoint),
+        heard_from: None,
         allowed_ips: vec![IpAddr::from(INSIDE[number]).into()],
         keepalive: None,
         keys: None,

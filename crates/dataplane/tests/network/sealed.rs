@@ -2,6 +2,10 @@
 
 use crate::world::{ALICE, BOB, Datagram, World, peer, to_alice, to_bob, tunnel};
 use adit_dataplane::{Identity, PeerConfig, PeerKeys, Secret, Security, TunnelConfig};
+use blake2::{
+    Blake2s256, Blake2sMac, Digest,
+    digest::{FixedOutput, KeyInit, Mac, typenum::U16},
+};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -304,6 +308,23 @@ fn whoever_only_receives_renews_the_session_in_time() {
 }
 
 #[test]
+fn keepalives_keep_a_session_that_carries_nothing_else() {
+    for format in FORMATS {
+        let mut alice = alice_of(format, 100);
+        alice.peers[0].keepalive = Some(SECOND * 20);
+        let mut world = World::new(vec![alice, waiting_bob(format)]);
+        world.run(SECOND);
+        for minute in 1..20 {
+            world.run(SECOND * 60);
+            let handshakes = world.stats(1).peers[0].handshakes;
+            // One each two minutes and the twenty seconds until the next keepalive, at the latest.
+            assert!(handshakes > minute * 60 / 140, "{handshakes} in {minute} minutes");
+        }
+        assert_eq!((world.drops(0), world.drops(1)), (vec![], vec![]));
+    }
+}
+
+#[test]
 fn idle_session_ends_and_the_next_packet_begins_another() {
     for format in FORMATS {
         let mut world = friends(format);
@@ -386,6 +407,79 @@ fn old_packets_from_elsewhere_move_nobody() {
         world.run(ROUND_TRIP);
         assert_eq!(world.nodes[1].received.last(), Some(&to_bob(b"held back")));
         assert_eq!(world.stats(1).peers[0].endpoint, Some(ALICE.parse().unwrap()));
+    }
+}
+
+#[test]
+fn peer_that_is_heard_from_nowhere_any_more_is_looked_for_where_it_is_configured() {
+    for format in FORMATS {
+        let mut world = World::new(vec![alice_of(format, 100), bob_of(format, 200)]);
+        world.run(SECOND);
+        // Both ends move, and so are known elsewhere; then both are back without a word.
+        let elsewhere = ["198.51.100.7:1", "198.51.100.8:1"].map(|address| address.parse().unwrap());
+        for (node, address) in elsewhere.into_iter().enumerate() {
+            world.nodes[node].address = address;
+            let packet = if node == 0 { to_bob(b"moved") } else { to_alice(b"moved") };
+            world.send(node, &packet);
+            world.run(ROUND_TRIP);
+        }
+        assert_eq!(world.stats(0).peers[0].endpoint, Some(elsewhere[1]));
+        assert_eq!(world.stats(1).peers[0].endpoint, Some(elsewhere[0]));
+        for (node, address) in [ALICE, BOB].into_iter().enumerate() {
+            world.nodes[node].address = address.parse().unwrap();
+        }
+        for _ in 0..40 {
+            world.send(0, &to_bob(b"where are you?"));
+            world.run(SECOND);
+        }
+        packets_pass(&mut world);
+        assert_eq!(world.stats(0).peers[0].endpoint, Some(BOB.parse().unwrap()));
+    }
+}
+
+#[test]
+fn handshake_completes_however_long_the_way_is_while_packets_wait() {
+    for format in FORMATS {
+        let mut world = World::new(vec![alice_of(format, 100), waiting_bob(format)]);
+        world.latency = Duration::from_millis(1200);
+        for _ in 0..100 {
+            world.send(0, &to_bob(b"ping"));
+            world.run(SECOND / 2);
+        }
+        assert!(world.established());
+    }
+}
+
+/// What anybody can compute who knows the receiver's public key (WireGuard, section 5.4.4).
+fn mac1(message: &[u8], receiver: &[u8]) -> [u8; 16] {
+    let key = Blake2s256::new().chain_update(b"mac1----").chain_update(receiver).finalize();
+    let mac = <Blake2sMac<U16> as KeyInit>::new_from_slice(&key).unwrap();
+    Mac::chain_update(mac, message).finalize_fixed().into()
+}
+
+#[test]
+fn forged_answers_are_worked_out_a_few_times_only() {
+    for format in FORMATS {
+        let mut world = World::new(vec![alice_of(format, 100), waiting_bob(format)]);
+        // Another Bob, who has another key, answers in his place.
+        let mut answer = {
+            let mut other = World::new(vec![alice_of(format, 100), waiting_bob(format)]);
+            other.run(SECOND);
+            other.last_sent("answer").bytes
+        };
+        world.lose = Box::new(|datagram| datagram.kind() == "answer");
+        world.run(SECOND * 3 / 2);
+        let pending = world.last_sent("initiation").bytes;
+        let (own, others) = if pending[0] == 1 { (4..8, 8..12) } else { (20..24, 4..8) };
+        answer[others].copy_from_slice(&pending[own]);
+        let covered = answer.len() - 32;
+        let code = mac1(&answer[..covered], &secret(ALICES).public_key());
+        answer[covered..covered + 16].copy_from_slice(&code);
+        for _ in 0..30 {
+            world.inject(BOB, ALICE, &answer);
+        }
+        world.run(ROUND_TRIP);
+        assert_eq!(world.drops(0), [("bad_handshake", 8), ("rate_limited", 22)]);
     }
 }
 

@@ -75,6 +75,8 @@ pub struct World {
     /// Everything that any core ever sent, with the time since the start.
     pub sent: Vec<(Duration, Datagram)>,
     pub lose: Lose,
+    /// How long datagrams take from now on.
+    pub latency: Duration,
     flying: VecDeque<(Instant, Datagram)>,
 }
 
@@ -107,6 +109,7 @@ pub fn peer(id: u32, endpoint: &str, allowed_ips: &[&str]) -> PeerConfig {
     PeerConfig {
         id: PeerId(id),
         endpoint: Some(endpoint.parse().unwrap()),
+        heard_from: None,
         allowed_ips: allowed_ips.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         keepalive: None,
         keys: None,
@@ -133,6 +136,7 @@ impl World {
             nodes: Vec::new(),
             sent: Vec::new(),
             lose: Box::new(|_| false),
+            latency: LATENCY,
             flying: VecDeque::new(),
         };
         for (number, config) in configs.into_iter().enumerate() {
@@ -192,7 +196,7 @@ impl World {
     /// Eve puts a datagram on the wire.
     pub fn inject(&mut self, from: &str, to: &str, bytes: &[u8]) {
         let datagram = Datagram { from: from.parse().unwrap(), to: to.parse().unwrap(), bytes: bytes.to_vec() };
-        self.flying.push_back((self.now + LATENCY, datagram));
+        self.flying.push_back((self.now + self.latency, datagram));
     }
 
     /// Lets time pass: timers fire, datagrams arrive.
@@ -248,7 +252,7 @@ impl World {
             }
             self.sent.push((self.now - self.start, datagram.clone()));
             if !(self.lose)(&datagram) {
-                self.flying.push_back((self.now + LATENCY, datagram));
+                self.flying.push_back((self.now + self.latency, datagram));
             }
         }
     }

@@ -65,6 +65,7 @@ impl Tunnel {
             let peer = PeerConfig {
                 id: PeerId(1),
                 endpoint: Some(remote.into()),
+                heard_from: None,
                 allowed_ips: theirs.map(|prefix| prefix.parse().unwrap()).to_vec(),
                 keepalive: None,
                 keys: format.map(|_| keys),

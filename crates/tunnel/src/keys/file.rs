@@ -212,7 +212,10 @@ pub(super) fn remove(directory: &Path, relative: &str, name: &str) -> io::Result
     };
     match unlinkat(&folder, name, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
-        removed => Ok(removed?),
+        removed => {
+            removed?;
+            File::from(folder).sync_all()
+        }
     }
 }
 

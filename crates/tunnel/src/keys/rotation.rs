@@ -94,10 +94,14 @@ impl KeyStore {
                 self.put(&place, &next, &made)?;
                 // One companion at a time is accepted.
                 self.remove(&place, &old)?;
-                Ok(made.public())
+                // Somebody else may have been first.
+                Ok(self.companion(&place, &next)?.unwrap_or(made).public())
             }
             Rotation::Use => {
                 let Some(used) = self.companion(&place, &next)? else {
+                    if self.companion(&place, &old)?.is_some() {
+                        return Ok(public);
+                    }
                     return Err(Error::Key {
                         key: "the next private key".into(),
                         path: self.beneath(&place, &next),
@@ -113,6 +117,14 @@ impl KeyStore {
                 Ok(used.public())
             }
             Rotation::Finish => {
+                if self.companion(&place, &next)?.is_some() {
+                    return Err(Error::Key {
+                        key: "the next private key".into(),
+                        path: self.beneath(&place, &next),
+                        problem: "is not used yet".into(),
+                        remedy: "use it first: adit key rotate --use".into(),
+                    });
+                }
                 self.remove(&place, &old)?;
                 Ok(public)
             }
