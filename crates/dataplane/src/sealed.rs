@@ -6,6 +6,7 @@
 //! when one follows the other.
 
 pub(crate) mod format;
+mod handshake;
 pub(crate) mod keypair;
 pub(crate) mod mac;
 mod noise;
