@@ -36,7 +36,8 @@ impl<'p> Sink<'p> for Output {
 fn core(local: ([u8; 4], u16), remote: ([u8; 4], u16), theirs: &str, now: Instant) -> Core {
     let peer = PeerConfig {
         id: PeerId(1),
-        endpoint: Some(remote.into()), heard_from: None,
+        endpoint: Some(remote.into()),
+        heard_from: None,
         allowed_ips: vec![theirs.parse().unwrap()],
         keepalive: Some(Duration::from_secs(1)),
         keys: None,

@@ -38,7 +38,14 @@ impl<'p> Sink<'p> for Output {
 fn core(local: ([u8; 4], u16), remote: ([u8; 4], u16), now: Instant) -> Core {
     // Any inner address, so that bytes seldom go to nobody.
     let allowed_ips = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().unwrap()).to_vec();
-    let peer = PeerConfig { id: PeerId(1), endpoint: Some(remote.into()), heard_from: None, allowed_ips, keepalive: None, keys: None };
+    let peer = PeerConfig {
+        id: PeerId(1),
+        endpoint: Some(remote.into()),
+        heard_from: None,
+        allowed_ips,
+        keepalive: None,
+        keys: None,
+    };
     let config = TunnelConfig {
         local: local.into(),
         mtu_bytes: MTU_BYTES,
