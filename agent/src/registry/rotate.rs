@@ -83,7 +83,8 @@ impl Registry {
             self.shared.engine.change_peer(id, peer)?;
         }
         self.shared.store.write(&record)?;
-        tracing::info!("{attachment}: the peer {old} is {new} as well: {keep_old}");
+        let fate = if keep_old { "is accepted beside" } else { "takes the place of" };
+        tracing::info!("{attachment}: the peer's public key {new} {fate} {old}");
         self.put(record, Holding::Carried(id));
         Ok(())
     }

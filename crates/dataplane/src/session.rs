@@ -5,7 +5,7 @@ use crate::{
     handshake::{CAPABILITIES, Cookie, Message, Offer},
     peer::{Hello, Peer, Session},
     random::Random,
-    sealed::{self, format::Format},
+    sealed::{self, format::Format, mac::is_same},
     segment::{Checksum, LONGEST_HEADERS_BYTES, Several, put},
     wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type, VERSION},
 };
@@ -82,7 +82,7 @@ impl Core {
             return Err(DropReason::UnknownVersion);
         }
         let without_cookie = *cookie == [0; 16];
-        if without_cookie || !self.cookies.is_shown(from, &offer.for_cookie(), now, |known| known == cookie) {
+        if without_cookie || !self.cookies.is_shown(from, &offer.for_cookie(), now, |known| is_same(known, cookie)) {
             let cookie = self.cookies.make(from, &offer.for_cookie(), now);
             send_message(peer, offer.index, &Message::Cookie(offer.nonce, cookie), now, out);
             return if without_cookie { Ok(()) } else { Err(DropReason::BadCookie) };

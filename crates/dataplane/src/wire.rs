@@ -19,7 +19,7 @@
 //! |---|---|
 //! | type | 0 DATA, 1 REPAIR, 2 REPORT, 3 PROBE, 4 HANDSHAKE, 5 UNKNOWN |
 //! | version | 1 |
-//! | K | key phase of a sealed session |
+//! | K | 0: every sealed session has indices of its own, so none needs a key phase |
 //! | path | number of the path, for a tunnel over several |
 //! | C | DATA: the inner TCP or UDP checksum covers the pseudo header only and is to be completed |
 //! | ECN | the outer ECN bits last received, echoed |
@@ -30,8 +30,8 @@
 //! | sequence | DATA: number for loss recovery; REPAIR: the last number it covers; else 0 |
 //!
 //! The payload of DATA is one whole IP packet, whose own length fields give its length, or nothing: a
-//! DATA of 16 bytes is a keepalive (it has a counter and no sequence). The payload of HANDSHAKE is in
-//! [`handshake`](crate::handshake). UNKNOWN has none. Bits without a use are sent as zero and ignored
+//! DATA of 16 bytes is a keepalive (it has a counter and no sequence). Sealed, a tag of 16 bytes follows. The payload of HANDSHAKE is in
+//! [`handshake`](crate::handshake), of sealed tunnels in `sealed::format`. UNKNOWN has none. Bits without a use are sent as zero and ignored
 //! on receipt. Unknown versions and types are counted and dropped.
 
 use crate::DropReason;
