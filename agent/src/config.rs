@@ -85,7 +85,7 @@ mod tests {
             "state": "attached",
             "netns": { "path": "/run/netns/p", "id": { "dev": 4, "inode": 7 } },
             "spec": {
-                "ifName": "tun", "encap": encap, "encryption": "noise", "device": "net1", "local": "10.10.1.200:6090",
+                "ifName": "tun", "encap": encap, "engine": "agent", "encryption": "noise", "device": "net1", "local": "10.10.1.200:6090",
                 "mtuBytes": 1440, "privateKeyFile": "own.key", "publicKey": own,
                 "peers": [
                     { "publicKey": first, "endpoint": "10.20.1.200:6090", "allowedIPs": ["10.4.0.2/32"] },

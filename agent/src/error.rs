@@ -50,6 +50,19 @@ pub enum Error {
     /// The pod's namespace is not where the record says.
     #[error("the namespace {} is gone or is another one now", .0.display())]
     NamespaceGone(PathBuf),
+    /// The kernel's device of a tunnel is not where ADD made it.
+    #[error("the pod has no interface {0} any more: delete the pod")]
+    LinkGone(String),
+    /// The kernel's device is not what it was told to be.
+    #[error(
+        "the kernel did not take everything that {0} was told: a peer that has the tunnel's own public key is left out without a word; compare `adit key show` with the peers' keys"
+    )]
+    NotAsTold(String),
+    /// The kernel's WireGuard was to know a peer by two keys.
+    #[error(
+        "{0} is carried by the kernel, where a network leads to one peer with one key, so none is accepted beside another; once the other end uses its new key, repeat the command with --forget-old"
+    )]
+    OneKey(String),
     /// Asked for a tunnel that the agent does not have.
     #[error("the agent has no tunnel {0}; `adit status` lists those that it has")]
     UnknownTunnel(String),

@@ -9,6 +9,7 @@ mod claims;
 mod config;
 pub mod confine;
 mod error;
+mod kernel;
 pub mod privilege;
 pub mod registry;
 mod reopen;

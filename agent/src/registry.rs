@@ -14,7 +14,6 @@ mod rotate;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -33,10 +32,13 @@ use adit_tunnel::{
 
 use tokio::sync::Notify;
 
+pub use crate::reopen::Descriptors;
+
 use crate::{
     Error, Result,
     claims::Claims,
     config::{is_sealed, learned, tunnel_config},
+    kernel,
     reopen::{self, Inhabited},
     status::{broken, status},
 };
@@ -90,8 +92,16 @@ struct Held {
 enum Holding {
     /// The data plane has its descriptors.
     Carried(TunnelId),
+    /// The kernel's device knows its keys and peers.
+    Configured,
     /// It could not be opened, for this reason; tried again every [`PERIOD`].
     Waiting(String),
+}
+
+impl Holding {
+    const fn is_settled(&self) -> bool {
+        matches!(self, Self::Carried(_) | Self::Configured)
+    }
 }
 
 impl Registry {
@@ -123,7 +133,7 @@ impl Registry {
     /// The agent cannot find the pod's namespace, so that it could neither open the tunnel again nor see the pod's end. No
     /// record on disk asks for it: the plugin was killed, and its tunnel removed, before the request was read. Or the data
     /// plane refuses, or a key cannot be loaded, or the record cannot be written. The plugin's descriptors are closed then.
-    pub fn attach(&self, mut record: Record, tun: OwnedFd, udp: OwnedFd) -> Result<()> {
+    pub fn attach(&self, mut record: Record, descriptors: Option<Descriptors>) -> Result<()> {
         if !reopen::is_visible(&record.netns)? {
             return Err(Error::NamespaceHidden(record.netns.path));
         }
@@ -135,14 +145,33 @@ impl Registry {
         self.release(&record.attachment);
         record.state = State::Attached;
         record.epoch_floor = next_epoch(record.epoch_floor);
-        let id = self.shared.engine.add(tunnel_config(&record, keys), tun, udp)?;
+        let holding = self.hold(&record, keys, descriptors)?;
         if let Err(error) = self.shared.store.write(&record) {
-            let _ = self.shared.engine.remove(id);
+            if let Holding::Carried(id) = holding {
+                let _ = self.shared.engine.remove(id);
+            }
             return Err(error.into());
         }
         tracing::info!("carrying {} of pod {}", record.attachment, record.pod);
-        self.put(record, Holding::Carried(id));
+        self.put(record, holding);
         Ok(())
+    }
+
+    /// Gives the tunnel to the data plane, with its descriptors, or tells the kernel's device what it has to know.
+    fn hold(&self, record: &Record, keys: Option<Keys>, descriptors: Option<Descriptors>) -> Result<Holding> {
+        match (record.spec.engine, keys, descriptors) {
+            (Runs::Agent, keys, Some(Descriptors { tun, udp })) => {
+                Ok(Holding::Carried(self.shared.engine.add(tunnel_config(record, keys), tun, udp)?))
+            }
+            (Runs::Kernel, Some(keys), None) => kernel::configure(record, &keys).map(|()| Holding::Configured),
+            (engine, _, descriptors) => {
+                let count = if descriptors.is_some() { 2 } else { 0 };
+                let encap = record.spec.encap;
+                Err(Error::BadHandOver(format!(
+                    "{count} descriptors came with a tunnel of {encap} that the {engine} carries; plugin and agent must be of one version"
+                )))
+            }
+        }
     }
 
     /// The public key of the tunnel that `names` describes, once all of its keys could be loaded.
@@ -178,6 +207,7 @@ impl Registry {
             let Held { record, holding } = self.held(attachment)?;
             return Some(match holding {
                 Holding::Waiting(reason) => status(&record, &TunnelStats::default(), Some(reason)),
+                Holding::Configured => kernel::status(&record),
                 Holding::Carried(id) => match self.shared.engine.stats(id) {
                     Ok(stats) => status(&record, &stats, broken(&stats)),
                     // It left the map first: what the map says now is newer.
@@ -198,7 +228,7 @@ impl Registry {
     /// How many tunnels are carried.
     #[must_use]
     pub fn carried(&self) -> usize {
-        self.lock().values().filter(|held| matches!(held.holding, Holding::Carried(_))).count()
+        self.lock().values().filter(|held| held.holding.is_settled()).count()
     }
 
     /// Compares the records with the node: opens what is not carried, lets go of what is gone.
@@ -229,7 +259,7 @@ impl Registry {
             }
             if inhabited.is_gone(&netns) {
                 self.retire(&attachment, &netns);
-            } else if state == State::Attached && spec.encap.engine() == Runs::Agent {
+            } else if state == State::Attached && spec.needs_agent() {
                 self.open(&attachment, &broken);
             }
         }
@@ -243,7 +273,7 @@ impl Registry {
     }
 
     fn outlook(&self, namespaces: &[NetnsRef], nothing_to_complain: bool) -> Outlook {
-        let all_carried = self.lock().values().all(|held| matches!(held.holding, Holding::Carried(_)));
+        let all_carried = self.lock().values().all(|held| held.holding.is_settled());
         // A pod's last process ends without a change in any directory.
         let is_calm = nothing_to_complain && all_carried && namespaces.iter().all(reopen::is_mounted);
         let mut directories: BTreeSet<PathBuf> =
@@ -337,9 +367,9 @@ impl Registry {
         }
         record.epoch_floor = next_epoch(record.epoch_floor);
         match self.carry(&mut record) {
-            Ok(id) => {
+            Ok(holding) => {
                 tracing::info!("carrying {attachment} of pod {} again", record.pod);
-                self.put(record, Holding::Carried(id));
+                self.put(record, holding);
             }
             Err(error) => {
                 let waiting = Holding::Waiting(error.to_string());
@@ -351,12 +381,12 @@ impl Registry {
         }
     }
 
-    fn carry(&self, record: &mut Record) -> Result<TunnelId> {
+    fn carry(&self, record: &mut Record) -> Result<Holding> {
         let keys = self.load_keys(record)?;
-        let descriptors = reopen::reopen(record)?;
+        let descriptors = (record.spec.engine == Runs::Agent).then(|| reopen::reopen(record)).transpose()?;
         // The floor goes to disk first: an incarnation that was not recorded could be repeated.
         self.shared.store.write(record)?;
-        Ok(self.shared.engine.add(tunnel_config(record, keys), descriptors.tun, descriptors.udp)?)
+        self.hold(record, keys, descriptors)
     }
 
     /// Takes an attachment out of the map, and its tunnel out of the data plane. False when there was none.
@@ -397,9 +427,13 @@ impl Registry {
     }
 }
 
-/// Whether the data plane has both descriptors.
+/// Whether the data plane has both descriptors, or needs none.
 fn is_whole(holding: &Holding, broken: &BTreeSet<TunnelId>) -> bool {
-    matches!(holding, Holding::Carried(id) if !broken.contains(id))
+    match holding {
+        Holding::Carried(id) => !broken.contains(id),
+        Holding::Configured => true,
+        Holding::Waiting(_) => false,
+    }
 }
 
 /// An epoch above `floor` and, where the clock allows, above every earlier one of this node.

@@ -10,13 +10,15 @@ use adit_net::{
     tun::open_tun,
     udp::{UdpSpec, open_udp},
 };
-use adit_tunnel::{Record, record::NetnsRef};
+use adit_tunnel::{Record, Underlay, record::NetnsRef};
 
 use crate::{Error, Result};
 
 /// The TUN device and the outer socket.
 pub struct Descriptors {
+    /// The pod's device.
     pub tun: OwnedFd,
+    /// Bound outside.
     pub udp: OwnedFd,
 }
 
@@ -25,18 +27,30 @@ pub struct Descriptors {
 /// # Errors
 /// The namespace is gone, another process holds the device or the port, or the device was deleted.
 pub fn reopen(record: &Record) -> Result<Descriptors> {
-    let gone = || Error::NamespaceGone(record.netns.path.clone());
-    let namespace = find(&record.netns)?.ok_or_else(gone)?;
     let spec = &record.spec;
-    // Threads of the control plane must never change their namespace: the next task would run in the pod's.
-    namespace.run_on_thread(|| {
-        if !is_inside(&record.netns)? {
-            return Err(gone());
-        }
+    let of_pod = within(&record.netns, || {
         let tun = open_tun(&spec.if_name)?;
-        let udp = open_udp(&UdpSpec { local: spec.local, device: &spec.device })?;
-        Ok(Descriptors { tun, udp })
-    })?
+        let udp = match spec.underlay {
+            Underlay::Pod => Some(open_udp(&UdpSpec { local: spec.local, device: Some(&spec.device) })?),
+            Underlay::Host => None,
+        };
+        Ok((tun, udp))
+    });
+    match of_pod? {
+        (tun, Some(udp)) => Ok(Descriptors { tun, udp }),
+        (tun, None) => Ok(Descriptors { tun, udp: open_udp(&UdpSpec { local: spec.local, device: None })? }),
+    }
+}
+
+/// Does something in the recorded namespace, on a thread of its own: those of the control plane must never change theirs, or the next
+/// task would run in the pod's.
+///
+/// # Errors
+/// The namespace is gone, or what is done there fails.
+pub fn within<T: Send>(netns: &NetnsRef, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let gone = || Error::NamespaceGone(netns.path.clone());
+    let namespace = find(netns)?.ok_or_else(gone)?;
+    namespace.run_on_thread(|| if is_inside(netns)? { work() } else { Err(gone()) })?
 }
 
 /// Whether this process can find the namespace, at its path or through a process that lives in it.

@@ -29,7 +29,7 @@ use nix::{
 };
 use tokio::{net::UnixListener, sync::Semaphore};
 
-use crate::{Error, Result, registry::Registry};
+use crate::{Error, Result, registry::Registry, reopen::Descriptors};
 
 /// How long a client may take for its whole request, and once more to take the whole answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -192,12 +192,16 @@ fn respond(request: Request, descriptors: Vec<OwnedFd>, registry: &Registry) -> 
 
 fn attach(record: Record, descriptors: Vec<OwnedFd>, registry: &Registry) -> Result<()> {
     let count = descriptors.len();
-    let Ok([tun, udp]) = <[OwnedFd; 2]>::try_from(descriptors) else {
-        return Err(Error::BadHandOver(format!(
-            "{count} descriptors came with the tunnel instead of 2; plugin and agent must be of one version"
-        )));
+    let descriptors = match <[OwnedFd; 2]>::try_from(descriptors) {
+        Ok([tun, udp]) => Some(Descriptors { tun, udp }),
+        Err(_) if count == 0 => None,
+        Err(_) => {
+            return Err(Error::BadHandOver(format!(
+                "{count} descriptors came with the tunnel instead of 2; plugin and agent must be of one version"
+            )));
+        }
     };
-    registry.attach(record, tun, udp)
+    registry.attach(record, descriptors)
 }
 
 fn refuse(stream: &Arc<StdStream>, message: &str) -> io::Result<()> {

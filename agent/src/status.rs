@@ -30,9 +30,7 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
             endpoint,
             learned: endpoint != peer.endpoint,
             public_key: stats.and_then(|stats| stats.public_key).map(PublicKey::new).or(peer.public_key),
-            preshared: peer.preshared_key_file.is_some(),
             cipher: stats.and_then(|stats| stats.cipher).map(str::to_owned),
-            allowed_ips: peer.allowed_ips.clone(),
             established: stats.is_some_and(|stats| stats.established),
             handshakes: count(|stats| stats.handshakes),
             shortcut: stats.is_some_and(|stats| stats.shortcut),
@@ -43,26 +41,14 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
             last_seen_ms: age(|stats| stats.last_rx_age),
             last_sent_ms: age(|stats| stats.last_tx_age),
             last_handshake_ms: age(|stats| stats.last_handshake_age),
+            ..PeerStatus::described(peer)
         }
     });
     TunnelStatus {
-        attachment: record.attachment.clone(),
-        pod: record.pod.clone(),
-        network: record.network.clone(),
-        encap: spec.encap,
-        encryption: spec.encryption,
-        public_key: spec.public_key,
-        engine: "agent".into(),
-        mtu_bytes: spec.mtu_bytes,
-        local: spec.local,
-        device: spec.device.to_string(),
-        addresses: record.addresses.clone(),
-        carried: reason.is_none(),
-        reason: reason.unwrap_or_default(),
         peers: peers.collect(),
-        traffic: None,
         offloads: stats.offload.names().map(str::to_owned).collect(),
         offload_refusal: stats.offload.refusal.map(|(what, errno)| format!("cannot {what}: {errno}")),
         drops: stats.drops.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+        ..TunnelStatus::described(record, reason)
     }
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adit_agent::registry::Registry;
+use adit_agent::registry::{Descriptors, Registry};
 use adit_dataplane::Engine;
 use adit_net::{Netlink, Netns, NetnsId};
 use adit_tunnel::{AttachmentId, Encryption, KeyStore, PublicKey, Record, State, Store, keys::KeyNames};
@@ -54,7 +54,8 @@ impl Node {
 
 fn hand_over(registry: &Registry, record: &Record) -> adit_agent::Result<UnixDatagram> {
     let (device, pod) = device();
-    registry.attach(record.clone(), device, UdpSocket::bind("127.0.0.1:0").unwrap().into()).map(|()| pod)
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap().into();
+    registry.attach(record.clone(), Some(Descriptors { tun: device, udp })).map(|()| pod)
 }
 
 /// In place of a TUN device, one that breaks when the pod's end is closed; and the pod's end.
@@ -73,7 +74,7 @@ fn record(container: &str, netns: &Path, id: NetnsId) -> Record {
         "state": "adding",
         "netns": { "path": netns, "id": { "dev": id.dev, "inode": id.inode } },
         "spec": {
-            "ifName": "tun", "encap": "udp", "encryption": "none", "device": "net1",
+            "ifName": "tun", "encap": "udp", "engine": "agent", "encryption": "none", "device": "net1",
             "local": "127.0.0.1:6090", "mtuBytes": 1456,
             "peers": [{ "endpoint": "127.0.0.1:9", "allowedIPs": ["0.0.0.0/0"] }],
         },
@@ -364,11 +365,11 @@ fn what_del_removed_does_not_come_back_however_attach_and_looks_are_timed() {
         let record = living("c1");
         node.store.write(&record).unwrap();
         let (device, pod) = device();
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap().into();
         thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(Duration::from_micros(round * 10));
-                let _ = node.registry.attach(record.clone(), device, socket.into());
+                let _ = node.registry.attach(record.clone(), Some(Descriptors { tun: device, udp }));
             });
             scope.spawn(|| node.registry.look_around());
             scope.spawn(|| node.registry.status());

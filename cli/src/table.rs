@@ -162,7 +162,7 @@ fn duration(milliseconds: u64) -> String {
 pub mod tests {
     use std::collections::BTreeMap;
 
-    use adit_tunnel::{AttachmentId, Encap, Pod, PublicKey, protocol::Traffic};
+    use adit_tunnel::{AttachmentId, Encap, Engine, Pod, PublicKey, Underlay, protocol::Traffic};
 
     use super::*;
 
@@ -178,7 +178,8 @@ pub mod tests {
             encap: Encap::Udp,
             encryption: Encryption::None,
             public_key: None,
-            engine: "agent".into(),
+            engine: Engine::Agent,
+            underlay: Underlay::Pod,
             mtu_bytes: 1456,
             local: "10.10.1.200:6090".parse().unwrap(),
             device: "net1".into(),
@@ -258,7 +259,7 @@ pub mod tests {
     fn the_kernels_tunnel_counts_once_and_claims_nothing_about_its_peers() {
         let mut vxlan = tunnel();
         vxlan.encap = Encap::Vxlan;
-        vxlan.engine = "kernel".into();
+        vxlan.engine = Engine::Kernel;
         vxlan.peers[0].established = false;
         vxlan.peers.push(vxlan.peers[0].clone());
         vxlan.traffic = Some(Traffic { rx_bytes: 2048, rx_packets: 9, tx_bytes: 84, tx_packets: 1 });

@@ -33,7 +33,7 @@ fn leave_record(directory: &Path, number: u32) -> Outcome {
         "createdNs": 1, "network": "n", "pod": { "namespace": "", "name": "", "uid": "" }, "state": "attached",
         "netns": { "path": "/run/netns/adit-no-such-namespace", "id": { "dev": 4, "inode": 1 } },
         "spec": {
-            "ifName": "tun", "encap": "udp", "encryption": "none", "device": "net1", "local": "10.10.1.200:6090",
+            "ifName": "tun", "encap": "udp", "engine": "agent", "encryption": "none", "device": "net1", "local": "10.10.1.200:6090",
             "mtuBytes": 1456, "peers": [{ "endpoint": "10.20.1.200:6090", "allowedIPs": ["0.0.0.0/0"] }],
         },
         "addresses": [], "routes": [], "epochFloor": 0,

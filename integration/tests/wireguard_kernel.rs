@@ -3,6 +3,8 @@
 
 #[path = "wireguard_kernel/device.rs"]
 mod device;
+#[path = "wireguard_kernel/engine.rs"]
+mod engine;
 #[path = "wireguard_kernel/interop.rs"]
 mod interop;
 #[allow(dead_code, reason = "these tests use a part of it")]
@@ -24,7 +26,8 @@ fn main() {
     let trials = |tests: &[device::Test]| -> Vec<Trial> {
         tests.iter().map(|&(name, test)| trial_within(name, DEADLINE, test)).collect()
     };
-    let with: Vec<Trial> = interop::trials().into_iter().chain(trials(device::WITH_WIREGUARD)).collect();
+    let with: Vec<Trial> =
+        interop::trials().into_iter().chain(engine::trials()).chain(trials(device::WITH_WIREGUARD)).collect();
     if !has {
         eprintln!("{} tests left out: this kernel has no WireGuard (scripts/vm-test boots one that has)", with.len());
     }

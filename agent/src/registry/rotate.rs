@@ -2,9 +2,8 @@
 
 use std::sync::PoisonError;
 
-use adit_dataplane::TunnelId;
 use adit_tunnel::{
-    AttachmentId, PublicKey, Record,
+    AttachmentId, PublicKey,
     keys::{KeyNames, Rotation},
 };
 
@@ -12,6 +11,7 @@ use super::{Held, Holding, Registry};
 use crate::{
     Error, Result,
     config::{identity, is_sealed, tunnel_config},
+    kernel,
 };
 
 impl Registry {
@@ -44,11 +44,14 @@ impl Registry {
 
     fn renew_identity(&self, attachment: &AttachmentId) -> Result<()> {
         let _claim = self.shared.claims.claim(attachment);
-        let (mut record, id) = self.carried_sealed(attachment)?;
+        let Held { mut record, holding } = self.carried_sealed(attachment)?;
         let Some(keys) = self.load_keys(&mut record)? else { return Ok(()) };
-        self.shared.engine.set_identity(id, identity(&keys))?;
+        match holding {
+            Holding::Carried(id) => self.shared.engine.set_identity(id, identity(&keys))?,
+            _ => kernel::configure(&record, &keys)?,
+        }
         self.shared.store.write(&record)?;
-        self.put(record, Holding::Carried(id));
+        self.put(record, holding);
         Ok(())
     }
 
@@ -64,7 +67,14 @@ impl Registry {
         keep_old: bool,
     ) -> Result<()> {
         let _claim = self.shared.claims.claim(attachment);
-        let (mut record, id) = self.carried_sealed(attachment)?;
+        let Held { mut record, holding } = self.carried_sealed(attachment)?;
+        if holding == Holding::Configured {
+            if keep_old {
+                return Err(Error::OneKey(attachment.to_string()));
+            }
+            // A peer with another key is another one to the kernel, which forgets where the old one was.
+            record.learned = kernel::learned(&record)?;
+        }
         let place = record.spec.peers.iter().position(|peer| peer.public_key == Some(old));
         let Some((place, peer)) = place.and_then(|place| Some((place, record.spec.peers.get_mut(place)?))) else {
             return Err(Error::UnknownPeer { attachment: attachment.to_string(), key: old });
@@ -78,14 +88,19 @@ impl Registry {
                 record.learned.insert(new, endpoint);
             }
         }
-        let keys = self.load_keys(&mut record)?;
-        if let Some(peer) = tunnel_config(&record, keys).peers.into_iter().nth(place) {
-            self.shared.engine.change_peer(id, peer)?;
+        match (&holding, self.load_keys(&mut record)?) {
+            (Holding::Carried(id), keys) => {
+                if let Some(peer) = tunnel_config(&record, keys).peers.into_iter().nth(place) {
+                    self.shared.engine.change_peer(*id, peer)?;
+                }
+            }
+            (_, Some(keys)) => kernel::configure(&record, &keys)?,
+            (_, None) => {}
         }
         self.shared.store.write(&record)?;
         let fate = if keep_old { "is accepted beside" } else { "takes the place of" };
         tracing::info!("{attachment}: the peer's public key {new} {fate} {old}");
-        self.put(record, Holding::Carried(id));
+        self.put(record, holding);
         Ok(())
     }
 
@@ -94,11 +109,11 @@ impl Registry {
         if is_sealed(&held.record) { Ok(held) } else { Err(Error::NotSealed(attachment.to_string())) }
     }
 
-    fn carried_sealed(&self, attachment: &AttachmentId) -> Result<(Record, TunnelId)> {
-        let Held { record, holding } = self.sealed(attachment)?;
-        match holding {
-            Holding::Carried(id) => Ok((record, id)),
+    fn carried_sealed(&self, attachment: &AttachmentId) -> Result<Held> {
+        let held = self.sealed(attachment)?;
+        match held.holding {
             Holding::Waiting(reason) => Err(Error::NotCarried { attachment: attachment.to_string(), reason }),
+            _ => Ok(held),
         }
     }
 }

@@ -44,15 +44,15 @@ pub enum Error {
 
     /// Another socket is bound to the address and port already.
     #[error(
-        "bind UDP socket {local} on {device}: port taken: another process in this network namespace \
+        "bind UDP socket {socket}: port taken: another process in this network namespace \
          holds UDP port {port}; stop it or choose another port",
         port = local.port()
     )]
     PortTaken {
         /// The address and port that were asked for.
         local: SocketAddr,
-        /// The interface the socket was to be bound to.
-        device: String,
+        /// The same, with the interface where the socket was to be bound to one.
+        socket: String,
     },
 
     /// Another process has the TUN device open.
@@ -294,7 +294,8 @@ mod tests {
         assert!(Error::kernel("create bridge", "br0", Errno::EEXIST).is_exists());
         assert!(Error::kernel("look up link", "br0", Errno::ENODEV).is_not_found());
         assert!(Error::kernel("look up route to", "10.0.0.1", Errno::ENETUNREACH).is_unreachable());
-        let taken = Error::PortTaken { local: "10.0.0.1:6090".parse().unwrap(), device: "net1".into() };
+        let taken =
+            Error::PortTaken { local: "10.0.0.1:6090".parse().unwrap(), socket: "10.0.0.1:6090 on net1".into() };
         assert_eq!(taken.errno(), Some(Errno::EADDRINUSE));
         assert!(taken.to_string().contains("10.0.0.1:6090 on net1"));
     }

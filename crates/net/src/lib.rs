@@ -17,6 +17,7 @@ pub mod bridge;
 mod channel;
 #[expect(unsafe_code, reason = "a socket option without a safe wrapper in nix or socket2")]
 mod cookie;
+pub mod counters;
 pub mod encap;
 pub mod error;
 mod frame;

@@ -27,7 +27,9 @@ pub enum LinkKind {
     Tun,
     /// A VXLAN device.
     Vxlan,
-    /// Any other kind, by the kernel's name: `vlan`, `wireguard`, `macvtap`.
+    /// A WireGuard device.
+    Wireguard,
+    /// Any other kind, by the kernel's name: `vlan`, `macvtap`.
     Other(String),
     /// The link has no kind: loopback, hardware.
     None,

@@ -317,6 +317,7 @@ fn parse_info(info: &[u8], link: &mut Link) {
         "macvlan" => LinkKind::Macvlan,
         "tun" => LinkKind::Tun,
         "vxlan" => LinkKind::Vxlan,
+        "wireguard" => LinkKind::Wireguard,
         "" => LinkKind::None,
         _ => LinkKind::Other(name),
     };

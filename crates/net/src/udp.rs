@@ -1,6 +1,7 @@
 //! The outer UDP socket of a tunnel, in the *calling thread's* network namespace.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
 };
@@ -34,8 +35,17 @@ const UDP_HEADER_BYTES: u32 = 8;
 pub struct UdpSpec<'a> {
     /// Exact address and port.
     pub local: SocketAddr,
-    /// The only interface it sends and receives through.
-    pub device: &'a IfName,
+    /// The only interface it sends and receives through; `None` leaves that to the routes.
+    pub device: Option<&'a IfName>,
+}
+
+impl fmt::Display for UdpSpec<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.device {
+            Some(device) => write!(f, "{} on {device}", self.local),
+            None => self.local.fmt(f),
+        }
+    }
 }
 
 /// Opens and binds the socket: non-blocking, one family only, never fragmenting and never learning
@@ -47,7 +57,7 @@ pub struct UdpSpec<'a> {
 /// on this host (or still tentative).
 pub fn open_udp(spec: &UdpSpec<'_>) -> Result<OwnedFd> {
     let failed = |error: std::io::Error| {
-        Error::io("open UDP socket", format!("{} on {}", spec.local, spec.device), error)
+        Error::io("open UDP socket", spec.to_string(), error)
             .with_remedy(Errno::ENODEV, "there is no such interface in this network namespace")
     };
     let domain = Domain::for_address(spec.local);
@@ -56,7 +66,7 @@ pub fn open_udp(spec: &UdpSpec<'_>) -> Result<OwnedFd> {
     if spec.local.is_ipv6() {
         socket.set_only_v6(true).map_err(failed)?;
     }
-    socket.bind_device(Some(spec.device.as_str().as_bytes())).map_err(failed)?;
+    socket.bind_device(spec.device.map(|device| device.as_str().as_bytes())).map_err(failed)?;
     // Before the socket is bound: no datagram may come in unfiltered.
     socket.attach_filter(&filter()).map_err(failed)?;
     set_path_mtu_probe(&socket, spec.local.ip()).map_err(|errno| failed(errno.into()))?;
@@ -66,11 +76,10 @@ pub fn open_udp(spec: &UdpSpec<'_>) -> Result<OwnedFd> {
 }
 
 fn bind_error(spec: &UdpSpec<'_>, error: std::io::Error) -> Error {
-    let device = spec.device.as_str();
     if error.raw_os_error() == Some(libc::EADDRINUSE) {
-        return Error::PortTaken { local: spec.local, device: device.to_owned() };
+        return Error::PortTaken { local: spec.local, socket: spec.to_string() };
     }
-    Error::io("bind UDP socket", format!("{} on {device}", spec.local), error).with_remedy(
+    Error::io("bind UDP socket", spec.to_string(), error).with_remedy(
         Errno::EADDRNOTAVAIL,
         "the address must be on an interface of this network namespace and, for IPv6, have passed \
          duplicate address detection",
@@ -207,7 +216,7 @@ mod tests {
     fn a_device_that_does_not_exist_is_named() {
         let device: IfName = "adit-no-such".parse().unwrap();
         let local = "127.0.0.1:0".parse().unwrap();
-        let error = open_udp(&UdpSpec { local, device: &device }).unwrap_err();
+        let error = open_udp(&UdpSpec { local, device: Some(&device) }).unwrap_err();
         assert!(error.to_string().contains("127.0.0.1:0 on adit-no-such"), "{error}");
     }
 }

@@ -211,12 +211,20 @@ impl Wireguard {
         Self::with(ns.run(|| Channel::open(NETLINK_GENERIC))?)
     }
 
-    /// Whether this kernel has WireGuard. To ask makes it load the module.
+    /// Asks whether this kernel has WireGuard, which makes it load the module.
+    ///
+    /// # Errors
+    /// It has not, in words that say what it lacks; or it does not answer.
+    pub fn require(&self) -> Result<()> {
+        self.talk("ask the kernel for", || "wireguard".into(), |_, _| Ok(()))
+    }
+
+    /// Whether this kernel has WireGuard.
     ///
     /// # Errors
     /// When it does not answer.
     pub fn is_supported(&self) -> Result<bool> {
-        match self.talk("ask the kernel for", || "wireguard".into(), |_, _| Ok(())) {
+        match self.require() {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(Errno::EPROTONOSUPPORT) => Ok(false),
             Err(error) => Err(error),

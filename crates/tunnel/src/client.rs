@@ -42,13 +42,13 @@ impl Client {
         self.done("answer", Request::Ping, &[])
     }
 
-    /// Hands a tunnel over: `record`, the TUN device and the outer socket.
+    /// Hands a tunnel over: `record`, with the TUN device and the outer socket where the agent is to carry it.
     ///
     /// # Errors
     /// The agent does not answer, or refuses.
-    pub fn attach(&self, record: &Record, tun: BorrowedFd<'_>, udp: BorrowedFd<'_>) -> Result<()> {
+    pub fn attach(&self, record: &Record, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let request = Request::Attach { record: Box::new(record.clone()) };
-        self.done("carry the tunnel", request, &[tun, udp])
+        self.done("carry the tunnel", request, descriptors)
     }
 
     /// Takes a tunnel back; it is fine when the agent does not know it.

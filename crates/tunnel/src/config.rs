@@ -13,18 +13,30 @@ pub use peers::PeerConfig;
 use peers::{everything, refuse_mixed_families, refuse_shared};
 use wire::Wire;
 
-use crate::{Encap, Encryption, Engine, Error, Intent, Result, parse, spec::IntentPeer};
+use crate::{Encap, Encryption, Error, Intent, Result, parse, spec::IntentPeer};
 
 mod peers;
+mod place;
 mod wire;
 
 /// The interface's name when none is written.
 pub const DEFAULT_IF_NAME: &str = "tun";
 /// Names that the pod's annotation uses for other things, so that no interface can have its settings there.
 const RESERVED_IF_NAMES: [&str; 3] = ["ips", "mac", "labels"];
-/// Keys that no annotation may ever set: they choose files of the node, or what annotations may set.
-const NEVER_OVERRIDABLE: [&str; 9] =
-    ["privateKeyFile", "presharedKeyFile", "overrides", "ifName", "type", "name", "cniVersion", "capabilities", "ipam"];
+/// Keys that no annotation may ever set: they choose files of the node, its network, or what annotations may set.
+const NEVER_OVERRIDABLE: [&str; 11] = [
+    "privateKeyFile",
+    "presharedKeyFile",
+    "engine",
+    "underlay",
+    "overrides",
+    "ifName",
+    "type",
+    "name",
+    "cniVersion",
+    "capabilities",
+    "ipam",
+];
 const ENCAPSULATIONS: &str = "write \"udp\", \"wireguard\" or \"vxlan\"";
 const IN_THE_CLEAR: &str = "write \"encryption\": \"none\" if the network between the pods may be trusted";
 /// What an annotation may set when `overrides` is not written.
@@ -163,6 +175,14 @@ impl Effective {
                     "remove it, or add the key to \"overrides\" in the NetworkAttachmentDefinition",
                 ));
             }
+            if written.underlay.as_deref() == Some("host") && place::OUTER.contains(&key.as_str()) {
+                return Err(Error::invalid(
+                    path,
+                    value,
+                    "cannot be set by a pod's annotation with \"underlay\": \"host\"",
+                    "set it in the NetworkAttachmentDefinition: packets to it leave from the node",
+                ));
+            }
             if key == "peers" {
                 refuse_files_in_peers(&path, value)?;
             }
@@ -185,18 +205,32 @@ impl Config {
         let if_name = self.interface_name()?;
         let encap = self.encapsulation()?;
         let encryption = self.encryption(encap)?;
+        let (engine, underlay) = (self.carrier(encap)?, self.underlay(encryption)?);
         self.refuse_unsupported(encap)?;
         let vxlan = (encap == Encap::Vxlan).then(|| wire::vxlan(self)).transpose()?;
         let device = self.device.as_deref().map(|text| interface("device", text)).transpose()?;
         let port = encap.default_port();
         let local = self.local.as_deref().map(|text| parse::local_endpoint("local", text, port)).transpose()?;
-        let wire = Wire::new(encap, encryption, local);
+        let wire = Wire::new(encap, engine, encryption, local);
         let private_key_file = wire.key_file("privateKeyFile", self.private_key_file.as_deref())?;
         let peers = self.peer_list(wire)?;
         refuse_mixed_families(&peers)?;
         refuse_shared(&peers, encryption)?;
         let (mtu_bytes, shortcut) = (self.mtu, self.shortcut.unwrap_or(false));
-        Ok(Intent { if_name, encap, encryption, device, local, mtu_bytes, shortcut, vxlan, private_key_file, peers })
+        Ok(Intent {
+            if_name,
+            encap,
+            engine,
+            encryption,
+            underlay,
+            device,
+            local,
+            mtu_bytes,
+            shortcut,
+            vxlan,
+            private_key_file,
+            peers,
+        })
     }
 
     /// The address plugin to call for the tunnel's interface, when there is one.
@@ -220,12 +254,6 @@ impl Config {
             ));
         }
         interface("ifName", text)
-    }
-
-    /// Who carries what `encap` says, also when other keys are wrong.
-    #[must_use]
-    pub fn engine(&self) -> Engine {
-        self.encapsulation().map_or(Engine::Agent, Encap::engine)
     }
 
     fn encapsulation(&self) -> Result<Encap> {
@@ -269,40 +297,8 @@ impl Config {
         }
     }
 
-    /// Keys whose meaning this version cannot honour, and values that contradict `encap` without encryption.
+    /// Keys whose meaning this version cannot honour, and values that contradict `encap`.
     fn refuse_unsupported(&self, encap: Encap) -> Result<()> {
-        let engine = encap.engine().to_string();
-        match self.engine.as_deref() {
-            None | Some("" | "auto") => {}
-            Some(same) if same == engine => {}
-            Some("kernel") if encap == Encap::Wireguard => {
-                return Err(Error::invalid(
-                    "engine",
-                    "kernel",
-                    "is not supported by this version for encap \"wireguard\"",
-                    "write \"agent\", or leave engine out",
-                ));
-            }
-            Some(other) => {
-                return Err(Error::invalid(
-                    "engine",
-                    other,
-                    format!("cannot carry encap \"{encap}\""),
-                    format!("write \"{engine}\", or leave engine out"),
-                ));
-            }
-        }
-        match self.underlay.as_deref() {
-            None | Some("" | "pod") => {}
-            Some(other) => {
-                return Err(Error::invalid(
-                    "underlay",
-                    other,
-                    "is not supported by this version",
-                    "write \"pod\", or leave underlay out",
-                ));
-            }
-        }
         let number = |value: Option<u32>| value.map(|value| value.to_string());
         let of_vxlan =
             [("vni", number(self.vni)), ("ttl", number(self.ttl)), ("tos", self.tos.as_ref().map(Value::to_string))];

@@ -6,7 +6,7 @@ use adit_net::Encapsulation;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::{Spec, parse::masked};
+use crate::{Encryption, Spec, parse::masked};
 
 /// What is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,12 +22,24 @@ pub enum Encap {
 }
 
 /// Who carries the packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Engine {
     /// The node's agent.
     Agent,
-    /// The kernel alone: once ADD is done no process has a part in it.
+    /// The kernel: no process touches a packet. Where it has keys, it got them from the agent.
     Kernel,
+}
+
+/// Whose network the outer packets travel in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Underlay {
+    /// The pod's: its interface below the tunnel.
+    #[default]
+    Pod,
+    /// The node's: the pod needs no way to its peers but the tunnel.
+    Host,
 }
 
 /// What a tunnel of [`Encap::Vxlan`] has beside the rest.
@@ -48,14 +60,32 @@ impl Vxlan {
     }
 }
 
+impl Underlay {
+    /// Who has that network, in a word.
+    #[must_use]
+    pub const fn owner(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Host => "node",
+        }
+    }
+}
+
 impl Encap {
-    /// Who carries it.
+    /// Who carries it unless the configuration says otherwise. WireGuard is the agent's: in the kernel's devices the private key can be
+    /// read by whoever in the pod has `CAP_NET_ADMIN`, and a change of it ends every session.
     #[must_use]
     pub const fn engine(self) -> Engine {
         match self {
             Self::Udp | Self::Wireguard => Engine::Agent,
             Self::Vxlan => Engine::Kernel,
         }
+    }
+
+    /// Whether `engine` can carry it.
+    #[must_use]
+    pub const fn runs_on(self, engine: Engine) -> bool {
+        matches!((self, engine), (Self::Wireguard, _) | (Self::Udp, Engine::Agent) | (Self::Vxlan, Engine::Kernel))
     }
 
     /// The UDP port when none is written: 6090, which nobody has registered, the one that WireGuard's documentation uses,
@@ -71,6 +101,12 @@ impl Encap {
 }
 
 impl Spec {
+    /// Whether the agent has a part in it: it carries the packets, or keeps the keys.
+    #[must_use]
+    pub fn needs_agent(&self) -> bool {
+        self.engine == Engine::Agent || self.encryption != Encryption::None
+    }
+
     /// Where in the list the peer stands to which all of `network` goes: the one with the longest prefix around it.
     #[must_use]
     pub fn owner_of(&self, network: IpNetwork) -> Option<usize> {
@@ -86,11 +122,11 @@ impl Spec {
         owned.max_by_key(|(prefix, _)| *prefix).map(|(_, index)| index)
     }
 
-    /// The networks that get a route of their own because a peer owns them. Those of length 0 stand for whatever else is
+    /// The networks that get an encapsulating route of their own because a peer owns them. Those of length 0 stand for whatever else is
     /// routed to the interface.
     pub fn owned_networks(&self) -> impl Iterator<Item = IpNetwork> + Clone {
         let owned = self.peers.iter().flat_map(|peer| &peer.allowed_ips).copied();
-        owned.filter(|network| network.prefix() > 0 && self.encap.engine() == Engine::Kernel)
+        owned.filter(|network| network.prefix() > 0 && self.vxlan.is_some())
     }
 
     /// What the kernel puts around packets to the peer at `index`; `None` when that is not the kernel's work.
@@ -124,6 +160,15 @@ impl fmt::Display for Engine {
         f.write_str(match self {
             Self::Agent => "agent",
             Self::Kernel => "kernel",
+        })
+    }
+}
+
+impl fmt::Display for Underlay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pod => "pod",
+            Self::Host => "host",
         })
     }
 }

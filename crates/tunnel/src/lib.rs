@@ -7,7 +7,7 @@
 //! ```text
 //! stdin of the plugin --Effective::read--> Config --Config::validate--> Intent
 //!                                                     + facts of the pod --Intent::resolve--> Spec
-//! Spec + attachment + namespace = Record --Client::attach (with two descriptors)--> agent
+//! Spec + attachment + namespace = Record --Client::attach (with descriptors)--> agent
 //! ```
 //!
 //! Nothing here opens a network socket or asks the kernel about the network: facts are handed in.
@@ -28,7 +28,7 @@ pub mod store;
 
 pub use client::Client;
 pub use config::{Config, Effective};
-pub use encap::{Encap, Engine, Vxlan};
+pub use encap::{Encap, Engine, Underlay, Vxlan};
 pub use error::{Error, Result};
 pub use keys::{KeyFile, KeyStore, PublicKey};
 pub use record::{AttachmentId, Pod, Record, State};

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AttachmentId, Encap, Encryption, Engine, Pod, PublicKey, Record,
+    AttachmentId, Encap, Encryption, Engine, Peer, Pod, PublicKey, Record, Underlay,
     keys::{KeyNames, Rotation},
 };
 
@@ -34,7 +34,8 @@ pub struct Envelope {
 pub enum Request {
     /// Whether it is there and can take tunnels.
     Ping,
-    /// Carry this tunnel. Two descriptors come along: the TUN device, then the outer UDP socket.
+    /// Carry this tunnel. Two descriptors come along: the TUN device, then the outer UDP socket. None where the kernel carries it:
+    /// then its interface gets its keys and peers.
     Attach {
         /// The tunnel; its record is in place already.
         record: Box<Record>,
@@ -120,7 +121,9 @@ pub struct TunnelStatus {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub public_key: Option<PublicKey>,
     /// Who carries it.
-    pub engine: String,
+    pub engine: Engine,
+    /// Whose network the outer packets travel in.
+    pub underlay: Underlay,
     /// The interface's MTU in bytes.
     pub mtu_bytes: u16,
     /// The outer source.
@@ -129,7 +132,8 @@ pub struct TunnelStatus {
     pub device: String,
     /// Addresses on the tunnel's interface.
     pub addresses: Vec<IpNetwork>,
-    /// Whether the agent holds both descriptors and carries packets, or the kernel's interface is there and up.
+    /// Whether the agent holds both descriptors and carries packets, or the kernel's interface is there, up, and has the keys and peers
+    /// that it should have.
     pub carried: bool,
     /// Why not, in words; empty when it is carried.
     pub reason: String,
@@ -181,7 +185,7 @@ pub(crate) enum Kind {
     Refused,
 }
 
-/// Inner packets of all peers.
+/// What went through the interface: inner packets of all peers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Traffic {
@@ -217,25 +221,26 @@ pub struct PeerStatus {
     /// The networks behind it.
     #[serde(rename = "allowedIPs")]
     pub allowed_ips: Vec<IpNetwork>,
-    /// Whether a handshake with it has succeeded; never in the kernel's tunnels, which have none.
+    /// Whether a handshake with it has succeeded; in the kernel's WireGuard, whether its keys are young enough to be used still. Never
+    /// in `vxlan`, which has none.
     pub established: bool,
-    /// How many have.
+    /// How many have; the kernel does not count them.
     pub handshakes: u64,
     /// Whether packets to it skip the network.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub shortcut: bool,
-    /// Inner bytes received from it.
+    /// Inner bytes received from it; in the kernel's WireGuard with the headers of WireGuard.
     pub rx_bytes: u64,
-    /// Inner packets received from it.
+    /// Inner packets received from it; the kernel's WireGuard does not count them.
     pub rx_packets: u64,
-    /// Inner bytes sent to it.
+    /// Inner bytes sent to it; in the kernel's WireGuard with the headers of WireGuard.
     pub tx_bytes: u64,
-    /// Inner packets sent to it.
+    /// Inner packets sent to it; the kernel's WireGuard does not count them.
     pub tx_packets: u64,
-    /// Milliseconds since anything valid came from it; absent when nothing ever did.
+    /// Milliseconds since anything valid came from it; absent when nothing ever did, or where the kernel does not tell.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_seen_ms: Option<u64>,
-    /// Milliseconds since anything was sent to it; absent when nothing ever was.
+    /// Milliseconds since anything was sent to it; absent when nothing ever was, or where the kernel does not tell.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_sent_ms: Option<u64>,
     /// Milliseconds since the last handshake with it; absent when there was none, and in plain tunnels.
@@ -243,9 +248,61 @@ pub struct PeerStatus {
     pub last_handshake_ms: Option<u64>,
 }
 
+impl PeerStatus {
+    /// What the specification says of a peer, and nothing that anybody has seen.
+    #[must_use]
+    pub fn described(peer: &Peer) -> Self {
+        Self {
+            endpoint: peer.endpoint,
+            learned: false,
+            public_key: peer.public_key,
+            preshared: peer.preshared_key_file.is_some(),
+            cipher: None,
+            allowed_ips: peer.allowed_ips.clone(),
+            established: false,
+            handshakes: 0,
+            shortcut: false,
+            rx_bytes: 0,
+            rx_packets: 0,
+            tx_bytes: 0,
+            tx_packets: 0,
+            last_seen_ms: None,
+            last_sent_ms: None,
+            last_handshake_ms: None,
+        }
+    }
+}
+
 impl TunnelStatus {
+    /// What the record says of a tunnel, without its peers; it is carried when there is no `reason` why not.
+    #[must_use]
+    pub fn described(record: &Record, reason: Option<String>) -> Self {
+        let spec = &record.spec;
+        Self {
+            attachment: record.attachment.clone(),
+            pod: record.pod.clone(),
+            network: record.network.clone(),
+            encap: spec.encap,
+            encryption: spec.encryption,
+            public_key: spec.public_key,
+            engine: spec.engine,
+            underlay: spec.underlay,
+            mtu_bytes: spec.mtu_bytes,
+            local: spec.local,
+            device: spec.device.to_string(),
+            addresses: record.addresses.clone(),
+            carried: reason.is_none(),
+            reason: reason.unwrap_or_default(),
+            peers: Vec::new(),
+            traffic: None,
+            offloads: Vec::new(),
+            offload_refusal: None,
+            drops: BTreeMap::new(),
+        }
+    }
+
     /// The state in one word: `up` once every peer has answered, `waiting` while one has not, `down` when nothing carries it;
-    /// `ready` when the kernel carries it, who asks no peer whether it is there.
+    /// `ready` for `vxlan`, where nobody asks a peer whether it is there.
     #[must_use]
     pub fn state(&self) -> &'static str {
         self.word(self.peers.iter().all(|peer| peer.established))
@@ -260,7 +317,7 @@ impl TunnelStatus {
     fn word(&self, established: bool) -> &'static str {
         match (self.carried, established) {
             (false, _) => "down",
-            _ if self.encap.engine() == Engine::Kernel => "ready",
+            _ if self.encap == Encap::Vxlan => "ready",
             (true, true) => "up",
             (true, false) => "waiting",
         }
@@ -308,7 +365,8 @@ mod tests {
             encap: Encap::Udp,
             encryption: Encryption::None,
             public_key: None,
-            engine: "agent".into(),
+            engine: Engine::Agent,
+            underlay: Underlay::Pod,
             mtu_bytes: 1456,
             local: "10.10.1.200:6090".parse().unwrap(),
             device: "net1".into(),

@@ -10,7 +10,7 @@ use adit_net::IfName;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::{Encap, Error, KeyFile, PublicKey, Result, Vxlan, mtu, parse};
+use crate::{Encap, Engine, Error, KeyFile, PublicKey, Result, Underlay, Vxlan, mtu, parse};
 
 /// How packets are sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +40,13 @@ pub struct Intent {
     pub if_name: IfName,
     /// What is on the wire.
     pub encap: Encap,
+    /// Who carries the packets.
+    pub engine: Engine,
     /// How packets are sealed.
     pub encryption: Encryption,
-    /// The outer interface, when it is not the chain's own.
+    /// Whose network the outer packets travel in.
+    pub underlay: Underlay,
+    /// The outer interface, when it is not the chain's own (with [`Underlay::Host`]: not the one that leads to the peers).
     pub device: Option<IfName>,
     /// The outer source, when written.
     pub local: Option<SocketAddr>,
@@ -127,12 +131,17 @@ pub struct Spec {
     pub if_name: IfName,
     /// What is on the wire.
     pub encap: Encap,
+    /// Who carries the packets.
+    pub engine: Engine,
     /// How packets are sealed.
     pub encryption: Encryption,
-    /// The outer interface, to which the agent binds the outer socket.
+    /// Whose network the outer packets travel in.
+    #[serde(skip_serializing_if = "is_pod", default)]
+    pub underlay: Underlay,
+    /// The outer interface, in the pod or on the node.
     pub device: IfName,
     /// The outer source address and port, to which the agent binds the outer socket. The kernel's `vxlan` is sent from the
-    /// address, but from any port, and received at the port of every address.
+    /// address, but from any port, and received at the port of every address; its `wireguard` has the port at every address.
     pub local: SocketAddr,
     /// The interface's MTU in bytes.
     pub mtu_bytes: u16,
@@ -265,8 +274,9 @@ impl Intent {
                     &peer.key,
                     endpoint,
                     format!(
-                        "is not reached through {}: the pod's route to it leaves by another interface",
-                        device.name
+                        "is not reached through {}: the {}'s route to it leaves by another interface",
+                        device.name,
+                        self.underlay.owner()
                     ),
                     format!("add a route to it on {}, or name the right interface as \"device\"", device.name),
                 ));
@@ -281,7 +291,9 @@ impl Intent {
         Ok(Spec {
             if_name: self.if_name.clone(),
             encap: self.encap,
+            engine: self.engine,
             encryption: self.encryption,
+            underlay: self.underlay,
             device: device.name.clone(),
             local,
             mtu_bytes,
@@ -317,12 +329,14 @@ impl Spec {
         mtu::check_ipv6_floor(self.mtu_bytes, has_ipv6)?;
         let connected = addresses.iter().copied().map(|address| ("ipam address", parse::masked(address)));
         let routed = routes.iter().copied().map(|route| ("ipam route", parse::masked(route)));
+        // The node's own packets never see the pod's routes.
+        let beside = if self.underlay == Underlay::Host { &[] } else { outer };
         for (what, network) in connected.chain(routed).chain(owned) {
             let swallowed = |(endpoint, outer): &(IpAddr, &OuterRoute)| {
                 network.contains(*endpoint) && network.prefix() >= outer.prefix
             };
             let endpoints = self.peers.iter().filter_map(|peer| Some(peer.endpoint?.ip()));
-            if let Some((endpoint, _)) = endpoints.zip(outer).find(swallowed) {
+            if let Some((endpoint, _)) = endpoints.zip(beside).find(swallowed) {
                 return Err(Error::invalid(
                     what,
                     network,
@@ -333,6 +347,11 @@ impl Spec {
         }
         Ok(())
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_pod(underlay: &Underlay) -> bool {
+    *underlay == Underlay::Pod
 }
 
 fn is_link_local(address: IpAddr) -> bool {

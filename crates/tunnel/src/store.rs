@@ -243,7 +243,7 @@ mod tests {
     use adit_net::NetnsId;
 
     use super::*;
-    use crate::{Encap, Encryption, Peer, Pod, Spec, State, record::NetnsRef};
+    use crate::{Encap, Encryption, Engine, Peer, Pod, Spec, State, Underlay, record::NetnsRef};
 
     fn record(container_id: &str, if_name: &str) -> Record {
         Record {
@@ -261,6 +261,8 @@ mod tests {
             spec: Spec {
                 if_name: if_name.parse().unwrap(),
                 encap: Encap::Udp,
+                engine: Engine::Agent,
+                underlay: Underlay::Pod,
                 encryption: Encryption::None,
                 device: "net1".parse().unwrap(),
                 local: "10.10.1.200:6090".parse().unwrap(),

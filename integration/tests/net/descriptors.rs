@@ -180,7 +180,7 @@ struct Ends {
 fn receiver(home: &Space, address: &str) -> Ends {
     home.up("lo");
     let local = SocketAddr::new(address.parse().unwrap(), 6090);
-    Ends::new(open_udp(&UdpSpec { local, device: &name("lo") }).unwrap(), local)
+    Ends::new(open_udp(&UdpSpec { local, device: Some(&name("lo")) }).unwrap(), local)
 }
 
 impl Ends {
@@ -243,7 +243,7 @@ fn whole_datagram(home: &Space) {
     home.ip("addr add 10.0.0.1/24 dev near");
     pod.ip("addr add 10.0.0.2/24 dev far");
     let local = "10.0.0.1:6090".parse().unwrap();
-    let ends = Ends::new(open_udp(&UdpSpec { local, device: &name("near") }).unwrap(), local);
+    let ends = Ends::new(open_udp(&UdpSpec { local, device: Some(&name("near")) }).unwrap(), local);
     // Over a veth the checksum field holds the pseudo-header's sum only: it must not look like none.
     let sender = pod.netns.run(|| sender("10.0.0.2")).unwrap();
     assert_eq!(ends.pass(&sender, 1400), 1400);
@@ -253,14 +253,14 @@ fn whole_datagram(home: &Space) {
 
 fn port_taken(home: &Space) {
     let ends = receiver(home, "127.0.0.1");
-    let error = open_udp(&UdpSpec { local: ends.to, device: &name("lo") }).unwrap_err();
+    let error = open_udp(&UdpSpec { local: ends.to, device: Some(&name("lo")) }).unwrap_err();
     assert!(matches!(error, Error::PortTaken { .. }), "{error}");
     for part in ["127.0.0.1:6090", "on lo", "port taken"] {
         assert!(error.to_string().contains(part), "{part} in {error}");
     }
     // The same port of the other family is free.
     let local = "[::1]:6090".parse().unwrap();
-    open_udp(&UdpSpec { local, device: &name("lo") }).unwrap();
+    open_udp(&UdpSpec { local, device: Some(&name("lo")) }).unwrap();
 }
 
 fn socket_options(home: &Space) {
@@ -270,7 +270,7 @@ fn socket_options(home: &Space) {
     home.ip("addr add fd00::1/64 dev near nodad");
     for (local, to) in [("10.0.0.1:6090", "10.0.0.2:9"), ("[fd00::1]:6090", "[fd00::2]:9")] {
         let local: SocketAddr = local.parse().unwrap();
-        let socket = open_udp(&UdpSpec { local, device: &name("near") }).unwrap();
+        let socket = open_udp(&UdpSpec { local, device: Some(&name("near")) }).unwrap();
         // The kernel counts its own bookkeeping in, and doubles for that.
         assert_eq!(getsockopt(&socket, sockopt::RcvBuf).unwrap(), 8 * 1024 * 1024);
         assert_eq!(getsockopt(&socket, sockopt::SndBuf).unwrap(), 8 * 1024 * 1024);
@@ -289,7 +289,7 @@ fn socket_options(home: &Space) {
 fn address_not_here(home: &Space) {
     home.up("lo");
     let local = "192.0.2.1:6090".parse().unwrap();
-    let error = open_udp(&UdpSpec { local, device: &name("lo") }).unwrap_err();
+    let error = open_udp(&UdpSpec { local, device: Some(&name("lo")) }).unwrap_err();
     assert!(error.is_not_found(), "{error}");
     assert!(error.to_string().contains("192.0.2.1:6090 on lo"), "{error}");
 }

@@ -3,6 +3,7 @@
 mod attack;
 mod exchange;
 mod flood;
+mod host;
 mod keys;
 mod refusals;
 mod roaming;
@@ -25,6 +26,7 @@ fn main() {
         refusals::trials(),
         tenants::trials(),
         exchange::trials(),
+        host::trials(),
     ];
     adit_integration::main(parts.into_iter().flatten().collect());
 }

@@ -165,8 +165,8 @@ fn peers(format: Format) -> Outcome {
             several(json!([{ "publicKey": one, "endpoint": endpoint, "presharedKeyFile": "missing.psk" }])),
             vec!["peers[0].presharedKeyFile", "missing.psk"],
         ),
-        (json!({ "underlay": "host" }), vec!["underlay", "host"]),
-        (json!({ "engine": "kernel" }), vec!["engine", "kernel"]),
+        (json!({ "underlay": "cluster" }), vec!["underlay", "cluster"]),
+        (json!({ "engine": "bpf" }), vec!["engine", "bpf"]),
         (json!({ "mtu": 1441 }), vec!["mtu", "1441", "1440"]),
     ];
     for (changes, words) in cases {

@@ -111,7 +111,7 @@ fn says_what_it_was_told() -> Outcome {
     let home = Space::new("home");
     home.netlink().add_wireguard(&WireguardSpec { name: "wg0", mtu: Some(1400), netns: None })?;
     let link = home.link("wg0");
-    assert_eq!((&link.kind, link.mtu, link.up), (&LinkKind::Other("wireguard".into()), 1400, false));
+    assert_eq!((&link.kind, link.mtu, link.up), (&LinkKind::Wireguard, 1400, false));
     let wireguard = Wireguard::open_in(&home.netns)?;
     assert!(wireguard.is_supported()?);
     let empty = Device {

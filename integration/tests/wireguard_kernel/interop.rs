@@ -181,7 +181,7 @@ fn files_cross(outside: Family, inside: Family, begins: Begins) -> Outcome {
 }
 
 /// There and back; what returns must be what was sent, byte by byte.
-fn file_crosses(from: &Pod, to: &Pod, address: &str) -> Outcome {
+pub fn file_crosses(from: &Pod, to: &Pod, address: &str) -> Outcome {
     let server = to.tcp_echo(SocketAddr::new(address.parse()?, 7000))?;
     let sent = file(FILE_BYTES);
     let back = from.tcp_exchange(server.address(), &sent, COMMAND_DEADLINE)?;

@@ -1,29 +1,29 @@
 //! Walks the plan.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use adit_cni::{Code, Error};
-use adit_net::{Address, Link, LinkChange, UdpSpec, create_tun, open_udp};
+use adit_net::{Address, Link, LinkChange, UdpSpec, WireguardSpec, create_tun, open_udp};
 use adit_plugin::{Undo, configure_interface, net_error};
-use adit_tunnel::{Record, State};
+use adit_tunnel::{Record, State, Underlay};
 
 use crate::{
     Tun,
     error::tunnel_error,
     plan::{Plan, Step},
-    pod::Underlay,
+    pod::Found,
 };
 
-/// Applies every step of `plan` in the pod of `underlay`.
+/// Applies every step of `plan` in the pod that was `found`.
 ///
 /// # Errors
 /// The first step that fails, naming the tunnel.
-pub fn apply<'a>(plan: &Plan, underlay: &Underlay, tun: &'a Tun, undo: &mut Undo<'a>) -> Result<(), Error> {
+pub fn apply<'a>(plan: &Plan, found: &Found, tun: &'a Tun, undo: &mut Undo<'a>) -> Result<(), Error> {
     let mut opened = Opened::default();
     for step in &plan.steps {
         tracing::debug!(tunnel = %plan.record.attachment, %step);
         push_undo(step, plan, tun, undo);
-        apply_step(step, plan, underlay, tun, &mut opened).map_err(|error| {
+        apply_step(step, plan, found, tun, &mut opened).map_err(|error| {
             Error::new(error.code, format!("{} {step}: {}", plan.record.spec.if_name, error.msg))
                 .with_details(error.details)
         })?;
@@ -57,13 +57,21 @@ struct Opened {
     udp: Option<OwnedFd>,
 }
 
-fn apply_step(step: &Step, plan: &Plan, underlay: &Underlay, tun: &Tun, opened: &mut Opened) -> Result<(), Error> {
-    let (spec, netlink) = (&plan.record.spec, &underlay.netlink);
+fn apply_step(step: &Step, plan: &Plan, found: &Found, tun: &Tun, opened: &mut Opened) -> Result<(), Error> {
+    let (spec, netlink) = (&plan.record.spec, &found.netlink);
     match step {
         Step::WriteRecord => tun.store.write(&plan.record).map_err(tunnel_error),
         Step::CreateTun => {
-            opened.tun = Some(in_pod(underlay, || create_tun(&spec.if_name))?);
+            opened.tun = Some(in_pod(found, || create_tun(&spec.if_name))?);
             Ok(())
+        }
+        Step::CreateWireguard(_) => {
+            // Where a device is made from is where its outer packets are, for good.
+            let (maker, netns) = match &found.node {
+                None => (netlink, None),
+                Some(node) => (node, Some(&found.netns)),
+            };
+            maker.add_wireguard(&WireguardSpec { name: spec.if_name.as_str(), mtu: None, netns }).map_err(net_error)
         }
         Step::CreateVxlan { port } => netlink.add_vxlan(spec.if_name.as_str(), *port).map_err(|error| {
             let clash = error.is_exists();
@@ -78,9 +86,9 @@ fn apply_step(step: &Step, plan: &Plan, underlay: &Underlay, tun: &Tun, opened: 
         Step::ShapeLink { mtu_bytes, gso_max_segments } => {
             let (mtu, gso_max_segments) = (Some(u32::from(*mtu_bytes)), *gso_max_segments);
             let change = LinkChange { mtu, gso_max_segments, addr_gen_none: true, ..LinkChange::default() };
-            netlink.change_link(opened.link(underlay, plan)?.index, &change).map_err(net_error)
+            netlink.change_link(opened.link(found, plan)?.index, &change).map_err(net_error)
         }
-        Step::AdmitVni(vni) => match netlink.admit_vni(opened.link(underlay, plan)?.index, *vni) {
+        Step::AdmitVni(vni) => match netlink.admit_vni(opened.link(found, plan)?.index, *vni) {
             Ok(filtered) => {
                 if !filtered {
                     tracing::warn!("{}: this kernel takes packets of any VNI (before Linux 5.18)", spec.if_name);
@@ -92,31 +100,31 @@ fn apply_step(step: &Step, plan: &Plan, underlay: &Underlay, tun: &Tun, opened: 
                 Err(taken(error, clash, "vni:", vni, "two tunnels of one pod need different numbers or ports"))
             }
         },
-        Step::Configure(steps) => configure_interface(&underlay.netns, netlink, opened.link(underlay, plan)?, steps),
+        Step::Configure(steps) => configure_interface(&found.netns, netlink, opened.link(found, plan)?, steps),
         Step::Address { network, subnet_route } => {
             let address = Address { nodad: true, noprefixroute: !subnet_route, ..Address::new(*network) };
-            netlink.add_address(opened.link(underlay, plan)?.index, &address).map_err(net_error)
+            netlink.add_address(opened.link(found, plan)?.index, &address).map_err(net_error)
         }
         Step::Up => {
             let up = LinkChange { up: Some(true), ..LinkChange::default() };
-            netlink.change_link(opened.link(underlay, plan)?.index, &up).map_err(|error| {
+            netlink.change_link(opened.link(found, plan)?.index, &up).map_err(|error| {
                 let clash = error.is_address_in_use();
                 let remedy = "another program in the pod has it: write \"local\" as address:port, and the same port at the peers";
                 taken(error, clash, "local: UDP port", spec.local.port(), remedy)
             })
         }
-        Step::Route(route) => route.add(netlink, opened.link(underlay, plan)?.index, spec).map_err(net_error),
+        Step::Route(route) => route.add(netlink, opened.link(found, plan)?.index, spec).map_err(net_error),
         Step::OpenSocket => {
-            let socket = UdpSpec { local: spec.local, device: &spec.device };
-            opened.udp = Some(underlay.netns.run(|| open_udp(&socket)).map_err(net_error)?.map_err(socket_error)?);
+            let device = (spec.underlay == Underlay::Pod).then_some(&spec.device);
+            let socket = UdpSpec { local: spec.local, device };
+            let socket = found.outside(|| open_udp(&socket)).map_err(net_error)?;
+            opened.udp = Some(socket.map_err(|error| socket_error(error, spec.underlay))?);
             Ok(())
         }
-        Step::HandOver => match (&opened.tun, &opened.udp) {
-            (Some(device), Some(socket)) => {
-                tun.agent.attach(&plan.record, device.as_fd(), socket.as_fd()).map_err(tunnel_error)
-            }
-            _ => Err(Error::new(Code::INTERNAL, "the plan hands over what it never opened")),
-        },
+        Step::HandOver => {
+            let descriptors: Vec<BorrowedFd<'_>> = opened.tun.iter().chain(&opened.udp).map(AsFd::as_fd).collect();
+            tun.agent.attach(&plan.record, &descriptors).map_err(tunnel_error)
+        }
         Step::Complete => {
             let attached = Record { state: State::Attached, ..plan.record.clone() };
             tun.store.write(&attached).map_err(tunnel_error)
@@ -126,10 +134,10 @@ fn apply_step(step: &Step, plan: &Plan, underlay: &Underlay, tun: &Tun, opened: 
 
 impl Opened {
     /// The tunnel's interface, looked up once.
-    fn link(&mut self, underlay: &Underlay, plan: &Plan) -> Result<&Link, Error> {
+    fn link(&mut self, found: &Found, plan: &Plan) -> Result<&Link, Error> {
         if self.link.is_none() {
             let name = plan.record.spec.if_name.as_str();
-            self.link = underlay.netlink.link(name).map_err(net_error)?;
+            self.link = found.netlink.link(name).map_err(net_error)?;
         }
         self.link.as_ref().ok_or_else(|| {
             let name = &plan.record.spec.if_name;
@@ -146,16 +154,19 @@ fn taken(error: adit_net::Error, clash: bool, key: &str, value: impl std::fmt::D
     Error::new(Code::INVALID_CONFIG, format!("{key} {value} is taken in this pod: {error}")).with_details(remedy)
 }
 
-fn in_pod<T>(underlay: &Underlay, open: impl FnOnce() -> adit_net::Result<T>) -> Result<T, Error> {
-    underlay.netns.run(open).and_then(|opened| opened).map_err(net_error)
+fn in_pod<T>(found: &Found, open: impl FnOnce() -> adit_net::Result<T>) -> Result<T, Error> {
+    found.netns.run(open).and_then(|opened| opened).map_err(net_error)
 }
 
 /// A port that is taken is a matter of the configuration: two tunnels of one pod.
-fn socket_error(error: adit_net::Error) -> Error {
+fn socket_error(error: adit_net::Error, underlay: Underlay) -> Error {
     match &error {
         adit_net::Error::PortTaken { local, .. } => {
-            Error::new(Code::INVALID_CONFIG, format!("local: {local} is taken in this pod: {error}")).with_details(
-                "two tunnels of one pod need different ports: write \"local\" as address:port in one of them",
+            let owner = underlay.owner();
+            Error::new(Code::INVALID_CONFIG, format!("local: {local} is taken in this {owner}: {error}")).with_details(
+                format!(
+                    "two tunnels of one {owner} need different ports: write \"local\" as address:port in one of them"
+                ),
             )
         }
         _ => net_error(error),

@@ -3,11 +3,11 @@
 use adit_cni::{Call, CniResult, Code, Error};
 use adit_net::{Link, LinkKind, Netlink, Route, Vxlan};
 use adit_plugin::{check, net_error, open_pod};
-use adit_tunnel::{AttachmentId, Config, Engine, Spec, State};
+use adit_tunnel::{AttachmentId, Config, Encap, Engine, Spec, State};
 
 use crate::{Tun, error::tunnel_error};
 
-/// Interface, addresses, routes, record, and an agent that carries it where that is the agent's work.
+/// Record, interface, addresses, routes, and what the agent has to do with it.
 ///
 /// # Errors
 /// The first thing that is not as ADD left it.
@@ -21,13 +21,6 @@ pub fn local_truth(
     let (index, interface) = check::pod_interface(previous, attachment.if_name.as_str(), &sandbox)?;
     let pod = open_pod(&call.netns)?;
     let netlink = Netlink::open_in(&pod).map_err(net_error)?;
-    let kind = match call.config.engine() {
-        Engine::Agent => LinkKind::Tun,
-        Engine::Kernel => LinkKind::Vxlan,
-    };
-    let link = check::link(&netlink, interface, &kind)?;
-    check::addresses(&netlink, &link, previous, index)?;
-
     let Some(record) = tun.store.read(attachment).map_err(tunnel_error)? else {
         let directory = tun.store.directory().display();
         return Err(check::mismatch(format!("tunnel {attachment} has no record in {directory}")));
@@ -38,14 +31,20 @@ pub fn local_truth(
     if !record.netns.is(pod.id(), netlink.netns_cookie()) {
         return Err(check::mismatch(format!("tunnel {attachment} was made in another namespace than {sandbox}")));
     }
+    let kind = match (record.spec.engine, record.spec.encap) {
+        (Engine::Agent, _) => LinkKind::Tun,
+        (Engine::Kernel, Encap::Wireguard) => LinkKind::Wireguard,
+        (Engine::Kernel, _) => LinkKind::Vxlan,
+    };
+    let link = check::link(&netlink, interface, &kind)?;
+    check::addresses(&netlink, &link, previous, index)?;
     if link.mtu != u32::from(record.spec.mtu_bytes) {
         return Err(check::mismatch(format!(
             "Interface {} has mtu {}, not {}",
             link.name, link.mtu, record.spec.mtu_bytes
         )));
     }
-    let engine = record.spec.encap.engine();
-    if engine == Engine::Kernel {
+    if kind == LinkKind::Vxlan {
         device(&netlink, &link, &record.spec)?;
     }
     let present = if record.routes.is_empty() { Vec::new() } else { netlink.all_routes().map_err(net_error)? };
@@ -61,10 +60,10 @@ pub fn local_truth(
             )));
         }
     }
-    if engine == Engine::Agent { carried(tun, attachment) } else { Ok(()) }
+    if record.spec.needs_agent() { carried(tun, attachment) } else { Ok(()) }
 }
 
-/// The agent carries it.
+/// The agent carries it, or finds its keys and peers in the kernel's device.
 fn carried(tun: &Tun, attachment: &AttachmentId) -> Result<(), Error> {
     let status = tun.agent.inspect(attachment).map_err(tunnel_error)?;
     match status {

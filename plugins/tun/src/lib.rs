@@ -17,7 +17,7 @@ mod routes;
 use std::path::Path;
 
 use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, GcCall, Interface, Ip, Plugin, Route, StatusCall};
-use adit_net::Netlink;
+use adit_net::{Netlink, Wireguard};
 use adit_plugin::{collected, transaction};
 use adit_tunnel::{
     AttachmentId, Client, Config, Effective, Encryption, Engine, Intent, PublicKey, Record, Store, keys::KeyNames,
@@ -27,7 +27,7 @@ use apply::apply;
 use error::{key_error, tunnel_error};
 use ipam::Child;
 use plan::{Plan, new_record};
-use pod::Underlay;
+use pod::Found;
 use remove::Remover;
 use serde_json::{Map, Value};
 
@@ -74,22 +74,22 @@ impl Plugin for Tun {
         let attachment = attachment_id(&call.attachment, &effective.config)?;
         let remover = self.remover();
         let leftover = remover.has_record(&attachment);
-        let underlay = Underlay::find(call, &intent, leftover)?;
-        let spec = intent.resolve(&underlay.device, underlay.local, &underlay.routes).map_err(tunnel_error)?;
+        let found = Found::find(call, &intent, leftover)?;
+        let spec = intent.resolve(&found.device, found.local, &found.routes).map_err(tunnel_error)?;
         let ipam = Child::new(&effective, &spec.if_name, &call.delegate, &call.args, &call.raw)?;
-        let mut record = new_record(call, attachment, spec, &underlay.netlink);
-        if record.spec.encap.engine() == Engine::Agent {
+        let mut record = new_record(call, attachment, spec, &found.netlink);
+        if record.spec.needs_agent() {
             record.spec.public_key = self.ask_agent(&record, &intent)?;
         }
 
         transaction(|undo| {
             let inner = ipam.add(undo)?;
-            let plan = Plan::new(record, &underlay.routes, &inner)?;
+            let plan = Plan::new(record, &found.routes, &inner)?;
             // Only now: an ADD that cannot succeed must not cost what stands.
             if leftover {
                 remover.remove(&plan.record.attachment, Some(&call.netns))?;
             }
-            apply(&plan, &underlay, self, undo)?;
+            apply(&plan, &found, self, undo)?;
             Ok(extended(previous.clone(), &plan, &inner))
         })
     }
@@ -126,11 +126,17 @@ impl Plugin for Tun {
 
     fn status(&self, call: &StatusCall<Config>) -> Result<(), Error> {
         let unavailable = |error: &dyn ToString| Error::new(Code::NOT_AVAILABLE, error.to_string());
-        match call.config.engine() {
-            Engine::Agent => self.agent.ping().map_err(|error| unavailable(&error))?,
-            Engine::Kernel => {
-                Netlink::open().and_then(|node| node.require_vxlan()).map_err(|error| unavailable(&error))?;
-            }
+        let is_wireguard = call.config.encap.as_deref() == Some("wireguard");
+        if call.config.engine() == Engine::Agent || is_wireguard {
+            self.agent.ping().map_err(|error| unavailable(&error))?;
+        }
+        if call.config.engine() == Engine::Kernel {
+            let required = if is_wireguard {
+                Wireguard::open().and_then(|kernel| kernel.require())
+            } else {
+                Netlink::open().and_then(|node| node.require_vxlan())
+            };
+            required.map_err(|error| unavailable(&error))?;
         }
         call.config.ipam_plugin().map_or(Ok(()), |plugin| call.delegate.status(plugin))
     }

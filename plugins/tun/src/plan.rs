@@ -10,7 +10,7 @@ use adit_cni::{Call, CniResult, Error};
 use adit_net::Netlink;
 use adit_plugin::{DuplicateAddressDetection, InterfaceSpec, InterfaceStep, planned_routes};
 use adit_tunnel::{
-    AttachmentId, Config, Engine, Pod, Record, Spec, State, Vxlan,
+    AttachmentId, Config, Engine, Pod, Record, Spec, State, Underlay, Vxlan,
     mtu::packets_per_send,
     record::{NetnsRef, RECORD_VERSION},
     spec::OuterRoute,
@@ -38,6 +38,8 @@ pub enum Step {
     WriteRecord,
     /// Create the persistent, root-owned TUN device in the pod.
     CreateTun,
+    /// Create the kernel's WireGuard device in the pod, with its outer packets in this network.
+    CreateWireguard(Underlay),
     /// Create the kernel's VXLAN device in the pod.
     CreateVxlan { port: u16 },
     /// Let it take packets of the tunnel's own network only.
@@ -52,9 +54,9 @@ pub enum Step {
     Up,
     /// Add a route with its encapsulation.
     Route(TunnelRoute),
-    /// Open the outer socket in the pod.
+    /// Open the outer socket.
     OpenSocket,
-    /// Hand both descriptors to the agent, which marks the record as attached.
+    /// Hand what was opened to the agent, or let it tell the kernel's device its keys and peers. It marks the record as attached.
     HandOver,
     /// Mark the record as attached.
     Complete,
@@ -107,15 +109,10 @@ impl Plan {
         };
         let shape = shape_of(&record.spec);
         let (steps, routes) = match record.spec.vxlan {
-            None => {
-                let configure = Step::Configure(interface.plan());
-                let steps =
-                    vec![Step::WriteRecord, Step::CreateTun, shape, configure, Step::OpenSocket, Step::HandOver];
-                (steps, routes::plain(planned))
-            }
+            None => (by_the_agent(&record.spec, shape, &interface), routes::plain(planned)),
             Some(vxlan) => {
                 let routes = routes::encapsulated(&record.spec, inner, planned);
-                (in_the_kernel(&record.spec, vxlan, shape, &interface, &routes), routes)
+                (by_routes(&record.spec, vxlan, shape, &interface, &routes), routes)
             }
         };
         let routes = routes.iter().map(TunnelRoute::recorded).collect();
@@ -123,8 +120,21 @@ impl Plan {
     }
 }
 
-/// The steps of a tunnel that the kernel carries.
-fn in_the_kernel(
+/// The steps of a tunnel that the agent carries, or has the keys of.
+fn by_the_agent(spec: &Spec, shape: Step, interface: &InterfaceSpec<'_>) -> Vec<Step> {
+    let configure = Step::Configure(interface.plan());
+    match spec.engine {
+        Engine::Agent => {
+            vec![Step::WriteRecord, Step::CreateTun, shape, configure, Step::OpenSocket, Step::HandOver]
+        }
+        Engine::Kernel => {
+            vec![Step::WriteRecord, Step::CreateWireguard(spec.underlay), shape, configure, Step::HandOver]
+        }
+    }
+}
+
+/// The steps of a tunnel that the kernel carries alone, because its routes say so.
+fn by_routes(
     spec: &Spec,
     vxlan: Vxlan,
     shape: Step,
@@ -156,6 +166,9 @@ impl fmt::Display for Step {
         match self {
             Self::WriteRecord => f.write_str("write the record"),
             Self::CreateTun => f.write_str("create the TUN device"),
+            Self::CreateWireguard(underlay) => {
+                write!(f, "create the WireGuard device with the {}'s network outside", underlay.owner())
+            }
             Self::CreateVxlan { port } => write!(f, "create the VXLAN device on UDP port {port}"),
             Self::AdmitVni(vni) => write!(f, "admit VNI {vni}"),
             Self::Address { network, subnet_route: true } => write!(f, "add address {network}"),
@@ -179,10 +192,7 @@ impl fmt::Display for Step {
 
 fn shape_of(spec: &Spec) -> Step {
     let per_send = || packets_per_send(spec.mtu_bytes, spec.local.is_ipv6(), spec.encryption);
-    Step::ShapeLink {
-        mtu_bytes: spec.mtu_bytes,
-        gso_max_segments: (spec.encap.engine() == Engine::Agent).then(per_send),
-    }
+    Step::ShapeLink { mtu_bytes: spec.mtu_bytes, gso_max_segments: (spec.engine == Engine::Agent).then(per_send) }
 }
 
 #[cfg(test)]
@@ -338,6 +348,24 @@ mod tests {
             assert_eq!(steps[2], "set mtu 1440, gso_max_segs 44", "{encap}");
             assert_eq!(steps[5], "hand the tunnel to the agent");
         }
+    }
+
+    #[test]
+    fn the_kernels_wireguard_is_told_its_keys_last() {
+        let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+        let raw = json!({"encap": "wireguard", "engine": "kernel", "publicKey": key, "remote": "10.20.1.200"});
+        let plan = Plan::new(record_of(&raw), &[outer()], &inner("10.4.0.1/30", "10.5.0.0/16")).unwrap();
+        let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            steps,
+            [
+                "write the record",
+                "create the WireGuard device with the pod's network outside",
+                "set mtu 1440",
+                "set net/ipv6/conf/tun/accept_dad = 0, add address 10.4.0.1/30, bring the link up, add route 10.5.0.0/16",
+                "hand the tunnel to the agent",
+            ]
+        );
     }
 
     #[test]

@@ -1,32 +1,34 @@
 //! What the tunnel stands on in the pod: the outer interface, its source address, the route to each peer.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use adit_cni::{Call, Code, Error};
-use adit_net::{Netlink, Netns};
+use adit_net::{IfName, Netlink, Netns, RouteLookup};
 use adit_plugin::{net_error, open_pod};
 use adit_tunnel::{
-    Config, Intent,
+    Config, Intent, Underlay,
     spec::{Device, OuterRoute},
 };
 
 use crate::error::tunnel_error;
 
 /// The pod as it was found; nothing in it has been changed.
-pub struct Underlay {
+pub struct Found {
     /// The pod's namespace.
     pub netns: Netns,
     /// A socket in it.
     pub netlink: Netlink,
+    /// A socket in the node's own namespace, where the outer packets travel there.
+    pub node: Option<Netlink>,
     /// The outer interface.
     pub device: Device,
     /// The outer source.
-    pub local: std::net::SocketAddr,
+    pub local: SocketAddr,
     /// How each peer is reached of which is known where it is, in the order of the peers.
     pub routes: Vec<OuterRoute>,
 }
 
-impl Underlay {
+impl Found {
     /// Looks at the pod of `call`. `leftover`: an interface of the tunnel's name is our own, from an ADD that was killed.
     pub fn find(call: &Call<Config>, intent: &Intent, leftover: bool) -> Result<Self, Error> {
         let netns = open_pod(&call.netns)?;
@@ -38,39 +40,120 @@ impl Underlay {
             )
             .with_details("give the tunnel another \"ifName\", or the other interface another name"));
         }
-        let device = outer_device(&netlink, call, intent)?;
+        let node = (intent.underlay == Underlay::Host).then(Netlink::open).transpose().map_err(net_error)?;
+        let device = match &node {
+            None => device_of_pod(&netlink, call, intent)?,
+            Some(node) => device_of_node(node, intent)?,
+        };
         let local = intent.local_on(&device).map_err(tunnel_error)?;
+        let outside = node.as_ref().unwrap_or(&netlink);
         let routes = intent
             .reachable()
-            .map(|(peer, endpoint)| outer_route(&netlink, &peer.key, endpoint.ip(), local.ip()))
+            .map(|(peer, endpoint)| outer_route(outside, intent, &peer.key, endpoint.ip(), local.ip()))
             .collect::<Result<_, _>>()?;
-        Ok(Self { netns, netlink, device, local, routes })
+        Ok(Self { netns, netlink, node, device, local, routes })
+    }
+
+    /// Does something in the namespace in which the outer packets travel.
+    ///
+    /// # Errors
+    /// The pod's cannot be entered.
+    pub fn outside<T>(&self, work: impl FnOnce() -> T) -> adit_net::Result<T> {
+        if self.node.is_some() { Ok(work()) } else { self.netns.run(work) }
     }
 }
 
-fn outer_device(netlink: &Netlink, call: &Call<Config>, intent: &Intent) -> Result<Device, Error> {
+fn device_of_pod(netlink: &Netlink, call: &Call<Config>, intent: &Intent) -> Result<Device, Error> {
     let name = match &intent.device {
         Some(name) => name.clone(),
         None => call.attachment.ifname.as_str().parse().map_err(net_error)?,
     };
+    named_device(netlink, intent, &name)
+}
+
+/// The interface that is named, or that has the address that is written, or by which the first peer is reached.
+fn device_of_node(node: &Netlink, intent: &Intent) -> Result<Device, Error> {
+    if let Some(name) = &intent.device {
+        return named_device(node, intent, name);
+    }
+    let source = intent.local.map(|local| local.ip()).filter(|address| !address.is_unspecified());
+    let Some((peer, endpoint)) = intent.reachable().next() else {
+        return Err(Error::new(
+            Code::INVALID_CONFIG,
+            "device: with \"underlay\": \"host\" and no peer's endpoint nothing says which of the node's interfaces is meant",
+        )
+        .with_details("write \"device\": the node's interface that peers send to"));
+    };
+    if let Some(source) = source
+        && !node.lookup_route(source, None).is_ok_and(|lookup| lookup.local)
+    {
+        return Err(Error::new(Code::INVALID_CONFIG, format!("local: {source} is no address of the node"))
+            .with_details(
+                "write one of the node's addresses, or leave local out for the one that leads to the peers",
+            ));
+    }
+    let lookup = lookup(node, intent, &peer.key, endpoint.ip(), source)?;
+    let name = node.link_by_index(lookup.device).map_err(net_error)?.map(|link| link.name).unwrap_or_default();
+    let mut device = named_device(node, intent, &name.parse().map_err(net_error)?)?;
+    // What the kernel would send from comes first: it may be another interface's.
+    if let Some(preferred) = source.or(lookup.source) {
+        let first = device.addresses.iter().position(|network| network.ip() == preferred);
+        let network = first.map_or_else(|| preferred.into(), |place| device.addresses.remove(place));
+        device.addresses.insert(0, network);
+    }
+    Ok(device)
+}
+
+fn named_device(netlink: &Netlink, intent: &Intent, name: &IfName) -> Result<Device, Error> {
+    let owner = intent.underlay.owner();
     let link = netlink.link(name.as_str()).map_err(net_error)?.ok_or_else(|| {
-        Error::new(Code::INVALID_CONFIG, format!("device: the pod has no interface {name}"))
-            .with_details("name an interface that is in the pod when tun runs, or leave device out for the chain's own")
+        Error::new(Code::INVALID_CONFIG, format!("device: the {owner} has no interface {name}")).with_details(
+            match intent.underlay {
+                Underlay::Pod => {
+                    "name an interface that is in the pod when tun runs, or leave device out for the chain's own"
+                }
+                Underlay::Host => {
+                    "name an interface of the node, or leave device out for the one that leads to the peers"
+                }
+            },
+        )
     })?;
     let addresses = netlink.addresses(link.index).map_err(net_error)?;
-    Ok(Device::new(name, link.index, link.mtu, addresses.into_iter().map(|address| address.network).collect()))
+    let addresses = addresses.into_iter().map(|address| address.network).collect();
+    Ok(Device::new(name.clone(), link.index, link.mtu, addresses))
+}
+
+fn lookup(
+    netlink: &Netlink,
+    intent: &Intent,
+    key: &str,
+    peer: IpAddr,
+    local: Option<IpAddr>,
+) -> Result<RouteLookup, Error> {
+    netlink.lookup_route(peer, local).map_err(|error| {
+        if !error.is_unreachable() {
+            return net_error(error);
+        }
+        let from = local.map(|local| format!(" from {local}")).unwrap_or_default();
+        let owner = intent.underlay.owner();
+        Error::new(Code::INVALID_CONFIG, format!("{key}: the {owner} has no route to {peer}{from}")).with_details(
+            match intent.underlay {
+                Underlay::Pod => "add a route to it in the ipam of the interface below the tunnel",
+                Underlay::Host => "add a route to it on the node",
+            },
+        )
+    })
 }
 
 /// The route that the kernel takes from `local` to a peer, and how specific it is.
-fn outer_route(netlink: &Netlink, key: &str, peer: IpAddr, local: IpAddr) -> Result<OuterRoute, Error> {
-    let lookup = netlink.lookup_route(peer, Some(local)).map_err(|error| {
-        if error.is_unreachable() {
-            Error::new(Code::INVALID_CONFIG, format!("{key}: the pod has no route to {peer} from {local}"))
-                .with_details("add a route to it in the ipam of the interface below the tunnel")
-        } else {
-            net_error(error)
-        }
-    })?;
+fn outer_route(
+    netlink: &Netlink,
+    intent: &Intent,
+    key: &str,
+    peer: IpAddr,
+    local: IpAddr,
+) -> Result<OuterRoute, Error> {
+    let lookup = lookup(netlink, intent, key, peer, Some(local))?;
     let prefix = netlink
         .routes(Some(lookup.table))
         .map_err(net_error)?

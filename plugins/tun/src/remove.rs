@@ -8,7 +8,7 @@ use std::path::Path;
 use adit_cni::{Attachment, Error};
 use adit_net::{LinkKind, Netlink, Netns};
 use adit_plugin::{collected, net_error};
-use adit_tunnel::{AttachmentId, Client, Engine, Record, Store};
+use adit_tunnel::{AttachmentId, Client, Record, Store};
 
 use crate::error::tunnel_error;
 
@@ -42,7 +42,7 @@ impl Remover<'_> {
             tracing::warn!("{error}");
             None
         });
-        if record.as_ref().is_none_or(|record| record.spec.encap.engine() == Engine::Agent) {
+        if record.as_ref().is_none_or(|record| record.spec.needs_agent()) {
             self.detach(attachment);
         }
         if self.has_record(attachment) {
@@ -92,7 +92,7 @@ impl Remover<'_> {
 fn delete_link(attachment: &AttachmentId, record: Option<&Record>, netns: Option<&Path>) -> Result<(), Error> {
     let Some(pod) = find_pod(record, netns) else { return Ok(()) };
     match pod.link(attachment.if_name.as_str()).map_err(net_error)? {
-        Some(link) if matches!(link.kind, LinkKind::Tun | LinkKind::Vxlan) => {
+        Some(link) if matches!(link.kind, LinkKind::Tun | LinkKind::Vxlan | LinkKind::Wireguard) => {
             pod.delete_link(link.index).map(drop).map_err(net_error)
         }
         _ => Ok(()),

@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use super::Wire;
-use crate::{Encryption, Engine, Error, Result, parse, spec::IntentPeer};
+use crate::{Encap, Encryption, Error, Result, parse, spec::IntentPeer};
 
 /// One of `peers`, as written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -34,9 +34,11 @@ impl PeerConfig {
         if self.endpoint.is_none() && !wire.is_sealed() {
             return Err(Error::Missing {
                 key: key("endpoint"),
-                remedy: match wire.encap.engine() {
-                    Engine::Agent => "write the peer's outer address; it can be learned only with encryption",
-                    Engine::Kernel => {
+                remedy: match wire.encap {
+                    Encap::Udp | Encap::Wireguard => {
+                        "write the peer's outer address; it can be learned only with encryption"
+                    }
+                    Encap::Vxlan => {
                         "write the peer's outer address: the kernel sends every packet where a route says, and learns no addresses"
                     }
                 }

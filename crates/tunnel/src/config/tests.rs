@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::Vxlan;
+use crate::{Engine, Underlay, Vxlan};
 
 fn read(value: Value) -> Result<Effective> {
     Effective::read(value.as_object().unwrap())
@@ -44,7 +44,8 @@ fn every_impossible_value_names_key_value_and_remedy() {
         (plain(json!({"remote": "mumbai.example"})), "remote: mumbai.example is not an IP address"),
         (plain(json!({"remote": "0.0.0.0"})), "remote: 0.0.0.0 is the unspecified address"),
         (plain(json!({"engine": "kernel"})), "engine: kernel cannot carry encap \"udp\"; write \"agent\""),
-        (plain(json!({"underlay": "host"})), "underlay: host is not supported by this version"),
+        (plain(json!({"underlay": "host"})), "underlay: host needs encryption"),
+        (plain(json!({"underlay": "cluster"})), "underlay: cluster is nobody's network; write \"pod\""),
         (plain(json!({"publicKey": "abc="})), "publicKey: abc= has no use"),
         (plain(json!({"vni": 7})), "vni: 7 has no meaning"),
         (plain(json!({"fec": {"mode": "auto"}})), "fec: {\"mode\":\"auto\"} is not supported"),
@@ -131,7 +132,7 @@ fn vxlan(extra: Value) -> Value {
 fn vxlan_is_read_with_its_own_keys_and_defaults() {
     let intent = read(vxlan(json!({}))).unwrap().config.validate().unwrap();
     assert_eq!(intent.encap, Encap::Vxlan);
-    assert_eq!(intent.encap.engine(), Engine::Kernel);
+    assert_eq!(intent.engine, Engine::Kernel);
     assert_eq!(intent.peers[0].endpoint.unwrap().to_string(), "10.20.1.200:4790");
     let vxlan_keys = |extra: Value| {
         let Vxlan { vni, ttl, tos } = read(vxlan(extra)).unwrap().config.validate().unwrap().vxlan.unwrap();
@@ -156,7 +157,7 @@ fn what_vxlan_cannot_do_is_refused_with_a_reason() {
         (vxlan(json!({"encryption": null})), "encryption is missing: vxlan has none: write \"encryption\": \"none\""),
         (vxlan(json!({"encryption": "noise"})), "encryption: noise is nothing that vxlan has; write"),
         (vxlan(json!({"engine": "agent"})), "engine: agent cannot carry encap \"vxlan\"; write \"kernel\""),
-        (vxlan(json!({"underlay": "host"})), "underlay: host is not supported"),
+        (vxlan(json!({"underlay": "host"})), "underlay: host needs encryption"),
         (vxlan(json!({"vni": null})), "vni is missing: write the network identifier that both ends use"),
         (vxlan(json!({"vni": 0})), "vni: 0 is no network identifier; write 1 to 16777215"),
         (vxlan(json!({"vni": 16_777_216})), "vni: 16777216 is no network identifier"),
@@ -232,9 +233,45 @@ fn wireguard_has_its_own_port_and_is_always_sealed() {
         let value = sealed(json!({"encap": "wireguard", "encryption": encryption, "engine": "agent"}));
         let intent = valid(value);
         assert_eq!((intent.encap, intent.encryption), (Encap::Wireguard, Encryption::Noise));
-        assert_eq!(intent.encap.engine(), Engine::Agent);
+        assert_eq!((intent.engine, intent.underlay), (Engine::Agent, Underlay::Pod));
         assert_eq!(intent.peers[0].endpoint.unwrap().to_string(), "10.20.1.200:51820");
     }
+}
+
+#[test]
+fn the_kernel_carries_wireguard_where_it_is_asked_for() {
+    for (engine, expected) in
+        [(json!("kernel"), Engine::Kernel), (json!("auto"), Engine::Agent), (Value::Null, Engine::Agent)]
+    {
+        let value = sealed(json!({"encap": "wireguard", "engine": engine, "keepalive": "25s"}));
+        let config = Effective::read(value.as_object().unwrap()).unwrap().config;
+        assert_eq!((config.engine(), config.validate().unwrap().engine), (expected, expected));
+    }
+}
+
+#[test]
+fn a_pod_never_chooses_whose_network_it_uses_nor_what_leaves_the_node() {
+    let host = |annotation: Value, overrides: Value| {
+        let value = sealed(json!({
+            "underlay": "host", "overrides": overrides, "args": { "cni": { "tun": annotation } },
+        }));
+        Effective::read(value.as_object().unwrap())
+    };
+    for (key, value) in [
+        ("remote", json!("10.30.1.200")),
+        ("peers", json!([])),
+        ("local", json!("10.10.1.1")),
+        ("device", json!("eth0")),
+    ] {
+        let error = host(json!({ key: value }), json!([key])).unwrap_err().to_string();
+        assert!(error.contains(&format!("cni-args.tun.{key}")) && error.contains("leave from the node"), "{error}");
+    }
+    for key in ["underlay", "engine"] {
+        let error = host(json!({ key: "pod" }), json!([key])).unwrap_err().to_string();
+        assert!(error.contains(&format!("cni-args.tun.{key}: \"pod\" cannot be set by a pod")), "{error}");
+    }
+    let allowed = host(json!({ "mtu": 1400 }), json!(["mtu"])).unwrap().config;
+    assert_eq!(allowed.validate().unwrap().underlay, Underlay::Host);
 }
 
 #[test]
@@ -276,9 +313,13 @@ fn impossible_keys_and_peers_are_named() {
         ),
         (sealed(json!({"presharedKeyFile": ""})), "presharedKeyFile: \"\" is no plain file name"),
         (sealed(json!({"encap": "wireguard", "encryption": "none"})), "encryption: none is nothing that wireguard has"),
-        (sealed(json!({"encap": "wireguard", "engine": "kernel"})), "engine: kernel is not supported by this version"),
+        (sealed(json!({"engine": "kernel"})), "engine: kernel cannot carry encap \"udp\"; write \"agent\""),
+        (sealed(json!({"encap": "wireguard", "engine": "bpf"})), "engine: bpf cannot carry encap \"wireguard\""),
+        (
+            sealed(json!({"encap": "wireguard", "engine": "kernel", "keepalive": "1500ms"})),
+            "keepalive: 1500ms is not a number of seconds",
+        ),
         (sealed(json!({"encap": "wireguard", "shortcut": true})), "shortcut: true has no meaning"),
-        (sealed(json!({"underlay": "host"})), "underlay: host is not supported by this version; write \"pod\""),
         (
             sealed(json!({"remote": null})),
             "remote is missing: write the outer address of the peer; or a list of \"peers\", in which",

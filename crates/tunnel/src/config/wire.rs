@@ -16,13 +16,14 @@ const ECN_BITS: u64 = 3;
 #[derive(Clone, Copy)]
 pub(super) struct Wire {
     pub(super) encap: Encap,
+    engine: Engine,
     encryption: Encryption,
     port: u16,
 }
 
 impl Wire {
-    pub(super) fn new(encap: Encap, encryption: Encryption, local: Option<SocketAddr>) -> Self {
-        Self { encap, encryption, port: local.map_or(encap.default_port(), |local| local.port()) }
+    pub(super) fn new(encap: Encap, engine: Engine, encryption: Encryption, local: Option<SocketAddr>) -> Self {
+        Self { encap, engine, encryption, port: local.map_or(encap.default_port(), |local| local.port()) }
     }
 
     /// Whether peers are known by their keys.
@@ -72,7 +73,7 @@ impl Wire {
 
     /// The outer address of a peer.
     pub(super) fn endpoint(self, key: &str, text: &str) -> Result<SocketAddr> {
-        if self.encap.engine() == Engine::Agent {
+        if self.encap != Encap::Vxlan {
             return parse::remote_endpoint(key, text, self.encap.default_port());
         }
         let endpoint = parse::remote_endpoint(key, text, self.port)?;
@@ -92,8 +93,22 @@ impl Wire {
 
     pub(super) fn keepalive(self, key: &str, text: Option<&str>) -> Result<Option<Duration>> {
         match text {
-            Some(text) if self.encap.engine() == Engine::Kernel => Err(meaningless(key, text, self.encap)),
-            text => text.map(|text| parse::duration(key, text)).transpose(),
+            None => Ok(None),
+            Some(text) if self.encap == Encap::Vxlan => Err(meaningless(key, text, self.encap)),
+            Some(text) => {
+                let interval = parse::duration(key, text)?;
+                if self.engine == Engine::Kernel
+                    && (interval.subsec_nanos() != 0 || u16::try_from(interval.as_secs()).is_err())
+                {
+                    return Err(Error::invalid(
+                        key,
+                        text,
+                        "is not a number of seconds up to 65535, in which the kernel counts",
+                        "write whole seconds, such as \"25s\", or \"engine\": \"agent\"",
+                    ));
+                }
+                Ok(Some(interval))
+            }
         }
     }
 }

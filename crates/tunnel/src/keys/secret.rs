@@ -29,6 +29,12 @@ impl SecretKey {
         random().map(Self)
     }
 
+    /// The key itself, for who makes it known to the kernel.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The public key of this private one.
     #[must_use]
     pub fn public(&self) -> PublicKey {

@@ -309,7 +309,7 @@ fn a_records_names_hold_what_its_keys_are_found_by() {
         "state": "adding",
         "netns": { "path": "/x", "id": { "dev": 1, "inode": 2 } },
         "spec": {
-            "ifName": "tun", "encap": "udp", "encryption": "noise", "device": "net1", "privateKeyFile": "k",
+            "ifName": "tun", "encap": "udp", "engine": "agent", "encryption": "noise", "device": "net1", "privateKeyFile": "k",
             "local": "10.0.0.1:6090", "mtuBytes": 1440,
             "peers": [{ "publicKey": BOB[1], "presharedKeyFile": "p", "allowedIPs": [] }],
         },
