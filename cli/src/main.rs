@@ -1,6 +1,7 @@
 //! `adit`: what a person types about the tunnels of a node.
 #![forbid(unsafe_code)]
 
+mod connect;
 mod kernel;
 mod key;
 mod peer;
@@ -46,6 +47,8 @@ enum Command {
     /// The other end of a tunnel: what it has to be told, and what it tells
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Both ends of a tunnel from one description: networks and annotations in two clusters, and keys on their nodes
+    Connect(connect::Connect),
 }
 
 /// What a command has to print, or why it has nothing.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         }),
         Command::Key(command) => command.run(&Client::new(&directory), &keys),
         Command::Peer(command) => command.run(&Client::new(&directory), &keys),
+        Command::Connect(connect) => connect.run(),
     };
     let text = match said {
         Ok(text) => text,
