@@ -4,7 +4,9 @@
 mod connect;
 mod kernel;
 mod key;
+mod lint;
 mod peer;
+mod schema;
 mod select;
 mod status;
 mod table;
@@ -19,7 +21,7 @@ use std::{
 use adit_tunnel::{Client, KeyStore, keys::config_dir, run_dir};
 use clap::{Parser, Subcommand};
 
-/// See the tunnels of this node, and make their keys.
+/// See the tunnels of this node, make their keys, find mistakes in manifests.
 #[derive(Debug, Parser)]
 #[command(name = "adit", version)]
 struct Arguments {
@@ -49,7 +51,20 @@ enum Command {
     Peer(peer::Command),
     /// Both ends of a tunnel from one description: networks and annotations in two clusters, and keys on their nodes
     Connect(connect::Connect),
+    /// Mistakes in networks, pods and CNI lists: file, line, column, what is wrong and what was meant
+    ///
+    /// Exit status: 0 nothing, or notes alone; 1 errors (with --strict also warnings); 2 a file cannot be read.
+    Lint(lint::Arguments),
+    /// JSON Schema of what lint reads, for editors: nad, tun, bridge, macvlan, static or list
+    Schema {
+        /// What the schema describes
+        #[arg(default_value = "nad")]
+        subject: adit_lint::schema::Subject,
+    },
 }
+
+/// Exit status of `lint` when it could not look at everything; the same as for arguments that cannot be read.
+const UNREADABLE: u8 = 2;
 
 /// What a command has to print, or why it has nothing.
 type Said = Result<String, Box<dyn Error>>;
@@ -67,6 +82,18 @@ fn main() -> ExitCode {
         Command::Key(command) => command.run(&Client::new(&directory), &keys),
         Command::Peer(command) => command.run(&Client::new(&directory), &keys),
         Command::Connect(connect) => connect.run(),
+        Command::Lint(arguments) => {
+            let lint::Outcome { text, troubles, is_wrong } = arguments.run();
+            if is_wrong {
+                code = ExitCode::FAILURE;
+            }
+            for trouble in &troubles {
+                complain(trouble);
+                code = ExitCode::from(UNREADABLE);
+            }
+            Ok(text)
+        }
+        Command::Schema { subject } => schema::print(subject),
     };
     let text = match said {
         Ok(text) => text,

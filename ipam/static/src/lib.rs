@@ -22,10 +22,30 @@ mod sound;
 
 use std::path::Path;
 
-use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, Ip, Plugin};
+use adit_cni::{Attachment, Call, CniArgs, CniResult, Code, DelCall, Error, Ip, Plugin, Version};
 
 pub use addresses::{StaticAddress, effective};
 pub use config::Config;
+
+/// What ADD answers. It depends on nothing but these.
+///
+/// # Errors
+/// [`Code::INVALID_CONFIG`], or [`Code::BAD_ENVIRONMENT`] for `args`, for addresses and routes that no pod could use.
+pub fn answer(config: &Config, args: &CniArgs, version: Version) -> Result<CniResult, Error> {
+    let ipam = config.ipam()?;
+    let addresses = effective(config, args)?;
+    addresses::check_version(&addresses, version)?;
+    sound::check(&addresses, &ipam.routes)?;
+    Ok(CniResult {
+        interfaces: Vec::new(),
+        ips: addresses
+            .iter()
+            .map(|address| Ip { interface: None, address: address.network, gateway: address.gateway })
+            .collect(),
+        routes: ipam.routes.clone(),
+        dns: (!ipam.dns.is_empty()).then(|| ipam.dns.clone()),
+    })
+}
 
 /// The plugin.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,19 +56,7 @@ impl Plugin for Static {
     const NAME: &'static str = "static";
 
     fn add(&self, call: &Call<Config>) -> Result<CniResult, Error> {
-        let ipam = call.config.ipam()?;
-        let addresses = effective(&call.config, &call.args)?;
-        addresses::check_version(&addresses, call.version)?;
-        sound::check(&addresses, &ipam.routes)?;
-        Ok(CniResult {
-            interfaces: Vec::new(),
-            ips: addresses
-                .iter()
-                .map(|address| Ip { interface: None, address: address.network, gateway: address.gateway })
-                .collect(),
-            routes: ipam.routes.clone(),
-            dns: (!ipam.dns.is_empty()).then(|| ipam.dns.clone()),
-        })
+        answer(&call.config, &call.args, call.version)
     }
 
     /// Every address that is configured now is in `prevResult`, with its gateway where one is configured.
