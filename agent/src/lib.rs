@@ -55,6 +55,9 @@ pub struct Options {
     /// Threads that move packets
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
+    /// While another agent works in the run directory, wait for its end, and take its tunnels up at once then
+    #[arg(long)]
+    pub standby: bool,
 }
 
 /// Carries tunnels until SIGTERM or SIGINT. Devices, addresses and records stay for the next agent.
@@ -66,12 +69,13 @@ pub fn run(options: &Options) -> Result<()> {
     let keys = KeyStore::new(&options.config_dir.clone().unwrap_or_else(config_dir));
     privilege::keep_secrets()?;
     privilege::raise_descriptor_limit()?;
-    let server = Server::claim(&directory)?;
     privilege::reduce()?;
     let breaks = Arc::new(Notify::new());
     let on_break = Arc::clone(&breaks);
     let on_break = Arc::new(move || on_break.notify_one());
     let engine = Engine::start_confined(usize::from(options.workers), confine::packet_thread, on_break)?;
+    // As late as it can be: whoever could not work at all makes nobody give way, and who waited has only tunnels left to open.
+    let server = if options.standby { Server::inherit(&directory)? } else { Server::claim(&directory)? };
     let registry = Registry::new(&directory, keys, engine, breaks)?;
     registry.look_around();
 
@@ -79,8 +83,10 @@ pub fn run(options: &Options) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|source| Error::start("start the control plane", source))?;
-    let served = runtime.block_on(serve(server, &registry));
+    let served = runtime.block_on(serve(&server, &registry));
     registry.stop();
+    // Not before the devices are free: the next agent opens them as soon as the run directory is.
+    drop(server);
     // Whoever is still at work ends as if the agent had been killed: the next one finds all that it needs in the records.
     runtime.shutdown_timeout(FAREWELL);
     served
@@ -99,7 +105,7 @@ pub fn abort_on_panic() {
     }));
 }
 
-async fn serve(server: Server, registry: &Registry) -> Result<()> {
+async fn serve(server: &Server, registry: &Registry) -> Result<()> {
     let stop = |kind| signal(kind).map_err(|source| Error::start("listen for signals", source));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
     let listener = server.listen()?;

@@ -50,21 +50,21 @@ impl Server {
     /// # Errors
     /// Another agent has it, or it cannot be written.
     pub fn claim(directory: &Path) -> Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)
-            .map_err(|source| path_error("create", directory, source))?;
-        let path = directory.join("agent.lock");
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| path_error("open", &path, source))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| Error::AlreadyRunning(directory.to_owned()))?;
+        let taken = Flock::lock(lock_file(directory)?, FlockArg::LockExclusiveNonblock);
+        let lock = taken.map_err(|_| Error::AlreadyRunning(directory.to_owned()))?;
+        Ok(Self { socket: directory.join(SOCKET_NAME), _lock: lock })
+    }
+
+    /// Takes the run directory when whoever has it ends.
+    ///
+    /// # Errors
+    /// It cannot be written, or nobody can wait there.
+    pub fn inherit(directory: &Path) -> Result<Self> {
+        let lock = Flock::lock(lock_file(directory)?, FlockArg::LockExclusiveNonblock).or_else(|(file, _)| {
+            tracing::info!("another agent works in {}; waiting for its end", directory.display());
+            Flock::lock(file, FlockArg::LockExclusive)
+        });
+        let lock = lock.map_err(|(_, errno)| path_error("lock", directory, errno.into()))?;
         Ok(Self { socket: directory.join(SOCKET_NAME), _lock: lock })
     }
 
@@ -207,6 +207,18 @@ fn attach(record: Record, descriptors: Vec<OwnedFd>, registry: &Registry) -> Res
 fn refuse(stream: &Arc<StdStream>, message: &str) -> io::Result<()> {
     let refusal = Response::Refused { message: message.into() };
     hurried(stream, |stream| frame::send(stream, &refusal, &[]))
+}
+
+/// The file whose lock says who has the directory, which is made if it is missing.
+fn lock_file(directory: &Path) -> Result<fs::File> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .map_err(|source| path_error("create", directory, source))?;
+    let path = directory.join("agent.lock");
+    let options = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    options.map_err(|source| path_error("open", &path, source))
 }
 
 fn path_error(action: &'static str, path: &Path, source: io::Error) -> Error {

@@ -1,7 +1,8 @@
-//! `adit`: what a person types about the tunnels of a node.
+//! `adit`: what a person types about tunnels.
 #![forbid(unsafe_code)]
 
 mod connect;
+mod install;
 mod kernel;
 mod key;
 mod lint;
@@ -20,8 +21,9 @@ use std::{
 
 use adit_tunnel::{Client, KeyStore, keys::config_dir, run_dir};
 use clap::{Parser, Subcommand};
+use install::AgentDirectories;
 
-/// See the tunnels of this node, make their keys, find mistakes in manifests.
+/// See the tunnels of this node, make their keys, put its programs in place; find mistakes in manifests, connect two clusters.
 #[derive(Debug, Parser)]
 #[command(name = "adit", version)]
 struct Arguments {
@@ -61,6 +63,12 @@ enum Command {
         #[arg(default_value = "nad")]
         subject: adit_lint::schema::Subject,
     },
+    /// Put the plugins, and the agent as a service, in place on this node
+    Install(install::Install),
+    /// Remove what `adit install` put in place, and put back what was there before
+    Uninstall(install::Uninstall),
+    /// Say by the exit code whether an agent of this node answers
+    Ready,
 }
 
 /// Exit status of `lint` when it could not look at everything; the same as for arguments that cannot be read.
@@ -72,7 +80,8 @@ type Said = Result<String, Box<dyn Error>>;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let directory = arguments.run_dir.unwrap_or_else(run_dir);
-    let keys = KeyStore::new(&arguments.config_dir.unwrap_or_else(config_dir));
+    let config_dir = arguments.config_dir.unwrap_or_else(config_dir);
+    let keys = KeyStore::new(&config_dir);
     let mut code = ExitCode::SUCCESS;
     let said = match arguments.command {
         Command::Status { json } => status::status(&directory, json).map(|(text, troubles)| {
@@ -94,17 +103,22 @@ fn main() -> ExitCode {
             Ok(text)
         }
         Command::Schema { subject } => schema::print(subject),
+        Command::Install(command) => command.run(),
+        Command::Uninstall(command) => command.run(&AgentDirectories { run: &directory, config: &config_dir }),
+        Command::Ready => Client::new(&directory).ping().map(|()| String::new()).map_err(Into::into),
     };
     let text = match said {
         Ok(text) => text,
         Err(error) => return complain(&error.to_string()),
     };
+    print(&text).map_or_else(|error| complain(&error.to_string()), |()| code)
+}
+
+fn print(text: &str) -> Result<(), String> {
     match io::stdout().write_all(text.as_bytes()) {
         // A reader that has seen enough is no failure.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("cannot write to stdout: {error}"))
-        }
-        _ => code,
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("cannot write to stdout: {error}")),
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,8 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,7 @@ use adit_integration::{
     trial,
     tunnels::{Pair, lab_with_agents, tunnels},
 };
-use adit_lab::{Attachment, LabSpec, eventually};
+use adit_lab::{Attachment, Binaries, LabSpec, Node, eventually};
 use libtest_mimic::Failed;
 use serde_json::json;
 
@@ -22,6 +23,8 @@ fn main() {
     adit_integration::main(vec![
         trial("a_long_look_keeps_neither_clients_nor_the_end_waiting", long_look),
         trial("a_tunnel_whose_device_was_deleted_is_taken_up_again_when_it_is_back", device_deleted),
+        trial("an_agent_that_stands_by_takes_every_tunnel_up_when_the_other_one_ends", || standby(false)),
+        trial("an_agent_that_stands_by_takes_over_when_the_other_one_is_killed", || standby(true)),
     ]);
 }
 
@@ -104,5 +107,78 @@ fn device_deleted() -> Outcome {
     })?;
     pair.ohio.ping("10.4.0.2")?.all_received()?;
     pair.mumbai.ping("10.4.0.1")?.all_received()?;
+    Ok(())
+}
+
+/// An agent beside the lab's own; it ends with this value.
+struct Second {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Second {
+    fn start(node: &Node, log: PathBuf, arguments: &[&str]) -> Result<Self, Failed> {
+        let file = fs::File::create(&log)?;
+        let mut command = node.command(Binaries::get()?.program("aditd")?);
+        command.args(arguments).arg("--run-dir").arg(node.run_dir()).arg("--config-dir").arg(node.config_dir());
+        let process = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+        Ok(Self { process, log })
+    }
+
+    fn says(&self, words: &str) -> Outcome {
+        let said = || fs::read_to_string(&self.log).unwrap_or_default();
+        let waited = eventually(words, Duration::from_secs(10), || {
+            Ok(said().lines().any(|line| line.contains(words)).then_some(()))
+        });
+        Ok(waited.map_err(|error| format!("{error}: {}", said()))?)
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What a rolling upgrade does on a node.
+fn standby(killed: bool) -> Outcome {
+    let pair = Pair::usual()?;
+    let ohio = pair.lab.ohio();
+    let directory = pair.lab.directory("second")?;
+    // Without the option it says why not, and ends.
+    let mut refused = Second::start(ohio, directory.join("refused"), &[])?;
+    assert!(!refused.process.wait()?.success());
+    refused.says("another agent works in")?;
+
+    let second = Second::start(ohio, directory.join("log"), &["--standby"])?;
+    second.says("waiting for its end")?;
+    // The node is served meanwhile.
+    ohio.adit(["ready"])?.ok()?;
+    pair.ohio.ping("10.4.0.2")?.all_received()?;
+    let pinging = pair.ohio.spawn(["ping", "-n", "-i", "0.01", "-w", "5", "10.4.0.2"])?;
+    eventually("answers", Duration::from_secs(5), || Ok(pinging.output().contains("icmp_seq=50").then_some(())))?;
+    if killed {
+        ohio.kill_agent()?
+    } else {
+        ohio.stop_agent()?
+    }
+    if killed {
+        second.says("listening on")?;
+        eventually("the tunnel to be up", Duration::from_secs(10), || {
+            Ok((tunnels(ohio)?[0]["state"] == "up").then_some(()))
+        })?;
+    } else {
+        // At the first look: the one that ended had let go of everything before.
+        second.says("carrying 1 tunnels, listening on")?;
+    }
+    ohio.adit(["ready"])?.ok()?;
+    pair.ohio.ping("10.4.0.2")?.all_received()?;
+    eventually("ping to end", Duration::from_secs(10), || Ok((!pinging.is_running()).then_some(())))?;
+    let said = pinging.stop()?;
+    println!("{}", said.lines().find(|line| line.contains("packets transmitted")).unwrap_or(&said));
+    drop(second);
+    let said = ohio.adit(["ready"])?.fails()?.stderr;
+    assert!(said.contains("agent"), "{said}");
     Ok(())
 }
