@@ -9,9 +9,7 @@ use super::{
     manifests::{self, Manifests, NETWORKS_ANNOTATION},
 };
 
-/// Server-side: the API server keeps what each manager applies apart, and takes nothing else from an object.
-const APPLY: [&str; 5] =
-    ["apply", "--server-side", "--force-conflicts", "--field-manager=adit-connect", "--filename=-"];
+const MANAGER: &str = "--field-manager=adit-connect";
 /// What the agents' pods are found by (`conf/install/agent`).
 const AGENTS: &str = "--selector=app.kubernetes.io/name=adit,app.kubernetes.io/component=agent";
 const AGENT_CONTAINER: &str = "--container=aditd";
@@ -33,11 +31,6 @@ impl Cluster<'_> {
         let all = ["get", "--output=json"].iter().chain(arguments);
         let found = self.kubectl.json(self.side.context(), all);
         found.map_err(|problem| self.failed(&format!("get {}", arguments.join(" ")), &problem))
-    }
-
-    fn apply_object(&self, object: &Value, what: &str) -> Result<(), String> {
-        let applied = self.kubectl.run(self.side.context(), APPLY, &object.to_string());
-        applied.map(drop).map_err(|problem| self.failed(&format!("apply {what}"), &problem))
     }
 
     /// This end's public key, made on its node when there is none.
@@ -90,7 +83,10 @@ impl Cluster<'_> {
     /// The API server refuses.
     pub fn apply(&self, manifests: &Manifests) -> Result<[String; 2], String> {
         let (name, side) = (&self.connection.name, &self.side.name);
-        self.apply_object(&manifests.network, &format!("the network {name}"))?;
+        // Server-side: the API server keeps what each manager applies apart.
+        let apply = ["apply", "--server-side", "--force-conflicts", MANAGER, "--filename=-"];
+        let applied = self.kubectl.run(self.side.context(), apply, &manifests.network.to_string());
+        applied.map_err(|problem| self.failed(&format!("apply the network {name}"), &problem))?;
         let applied = format!("{side}: network {}/{name} applied", self.side.namespace);
         match &self.side.workload {
             Some(workload) if workload.kind != WorkloadKind::Pod => {
@@ -104,7 +100,8 @@ impl Cluster<'_> {
         }
     }
 
-    /// The annotation of the pods that are made from now on, and the node where the key is.
+    /// The annotation of the pods that are made from now on, and the node where the key is. A patch: to apply a part of an object that
+    /// somebody else has applied as a whole means, to kubectl, that the rest is to go.
     fn annotate(&self, workload: &Workload, manifests: &Manifests) -> Result<(), String> {
         let found = self.workload(workload)?;
         let annotations = found.pointer("/spec/template/metadata/annotations");
@@ -118,13 +115,11 @@ impl Cluster<'_> {
             }
             None => json!({ "metadata": metadata }),
         };
-        let change = json!({
-            "apiVersion": "apps/v1",
-            "kind": workload.kind.name(),
-            "metadata": { "name": workload.name, "namespace": self.side.namespace },
-            "spec": { "template": pods },
-        });
-        self.apply_object(&change, &format!("the annotation of {workload}"))
+        let change = json!({ "spec": { "template": pods } }).to_string();
+        let patch = ["patch", workload.kind.name(), &workload.name, "--namespace", &self.side.namespace];
+        let patch = patch.into_iter().chain([MANAGER, "--type=merge", "--patch", &change]);
+        let patched = self.kubectl.run(self.side.context(), patch, "");
+        patched.map(drop).map_err(|problem| self.failed(&format!("annotate {workload}"), &problem))
     }
 
     /// Nothing once this end's tunnel is up; else which leg is missing.

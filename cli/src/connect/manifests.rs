@@ -75,11 +75,18 @@ fn below(side: &Side) -> Value {
         Some(gateway) => json!({ "dst": route, "gw": gateway }),
         None => json!({ "dst": route }),
     });
-    let ipam = json!({ "type": "static", "routes": routes.collect::<Vec<_>>() });
+    let ipam = json!({ "type": static_of(side), "routes": routes.collect::<Vec<_>>() });
     // The address is the annotation's.
     plugin.entry("capabilities").or_insert_with(|| json!({ "ips": true }));
     plugin.entry("ipam").or_insert(ipam);
     Value::Object(plugin)
+}
+
+/// The address plugin that is installed beside the plugin below the tunnel: `adit-static` beside `adit-bridge`.
+fn static_of(side: &Side) -> String {
+    let below = side.net1.plugin.get("type").and_then(Value::as_str).unwrap_or_default();
+    let prefix = ["bridge", "macvlan"].into_iter().find_map(|name| below.strip_suffix(name));
+    format!("{}static", prefix.unwrap_or_default())
 }
 
 /// The tunnel on top of it.
@@ -100,7 +107,7 @@ fn tun(connection: &Connection, side: &Side, peer_key: Option<String>) -> Result
         tun.entry("keepalive").or_insert_with(|| json!(KEEPALIVE));
     }
     let routes: Vec<Value> = side.routes.iter().map(|route| json!({ "dst": route })).collect();
-    let ipam = json!({ "type": "static", "addresses": [{ "address": side.address }], "routes": routes });
+    let ipam = json!({ "type": static_of(side), "addresses": [{ "address": side.address }], "routes": routes });
     tun.entry("ipam").or_insert(ipam);
     Ok(tun)
 }

@@ -10,7 +10,7 @@ sides:
   - name: ohio
     workload: deployment/plumbr-a
     net1:
-      plugin: { type: bridge, isGateway: true }
+      plugin: { type: adit-bridge, isGateway: true }
       address: 10.10.1.200/24
       routes: [10.20.0.0/16]
     address: 10.4.0.1/30
@@ -51,13 +51,13 @@ fn each_side_gets_a_list_that_leads_to_the_other_one() {
         config(ohio, mumbai.public_key),
         json!({ "cniVersion": "1.1.0", "plugins": [
             {
-                "type": "bridge", "isGateway": true, "capabilities": { "ips": true },
-                "ipam": { "type": "static", "routes": [{ "dst": "10.20.0.0/16" }] },
+                "type": "adit-bridge", "isGateway": true, "capabilities": { "ips": true },
+                "ipam": { "type": "adit-static", "routes": [{ "dst": "10.20.0.0/16" }] },
             },
             {
                 "type": "tun", "encap": "udp", "remote": "192.0.2.7:16090", "keepalive": "25s",
                 "publicKey": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "privateKeyFile": "plumbr.key",
-                "ipam": { "type": "static", "addresses": [{ "address": "10.4.0.1/30" }], "routes": [] },
+                "ipam": { "type": "adit-static", "addresses": [{ "address": "10.4.0.1/30" }], "routes": [] },
             },
         ] })
     );
@@ -104,7 +104,7 @@ fn what_cannot_be_connected_is_refused_by_name() {
         ("encap: udp", "encap: vxlan", "ohio: encryption is missing"),
         ("deployment/plumbr-a", "plumbr-a", "names no workload; write deployment/NAME"),
         ("deployment/plumbr-a", "job/plumbr-a", "\"job\" is no kind of workload"),
-        ("type: bridge, ", "", "ohio: net1.plugin.type is missing"),
+        ("type: adit-bridge, ", "", "ohio: net1.plugin.type is missing"),
         ("endpoint: 192.0.2.7:16090", "endpoint: mumbai.example", "ohio: remote: mumbai.example is not an IP address"),
         ("workload: pod", "wrokload: pod", "wrokload"),
         ("    address: 10.4.0.1/30\n", "", "address"),

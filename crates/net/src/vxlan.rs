@@ -118,7 +118,7 @@ fn nowhere() -> Route {
     Route { encapsulation: Some(encapsulation), ..Route::new(somewhere.into(), i32::MAX.cast_unsigned()) }
 }
 
-fn refused_for(errno: Errno, outcome: Result<()>) -> Result<()> {
+pub(crate) fn refused_for(errno: Errno, outcome: Result<()>) -> Result<()> {
     match outcome {
         Err(error) if error.errno() == Some(errno) => Ok(()),
         other => other,

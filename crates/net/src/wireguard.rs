@@ -31,6 +31,7 @@ use crate::{
     channel::{Channel, Failure},
     link_message,
     request::{NEW_LINK, Request},
+    vxlan::refused_for,
 };
 
 /// The length of every key of WireGuard.
@@ -183,6 +184,16 @@ impl Netlink {
         let made = self.acked("create wireguard", || spec.name.to_owned(), &request, NLM_F_CREATE | NLM_F_EXCL);
         made.map_err(|error| error.with_remedy(Errno::EOPNOTSUPP, NO_WIREGUARD))
     }
+
+    /// Whether the kernel has WireGuard devices, which makes it load the module. It is asked by a request that it refuses in any case, for
+    /// an MTU that no device can have: only the reason differs.
+    ///
+    /// # Errors
+    /// It has not, in words that say what it lacks; or there is no privilege to ask.
+    pub fn require_wireguard(&self) -> Result<()> {
+        let impossible = WireguardSpec { name: "adit-probe", mtu: Some(u32::MAX), netns: None };
+        refused_for(Errno::EINVAL, self.add_wireguard(&impossible))
+    }
 }
 
 /// A generic netlink socket of one network namespace, for the WireGuard devices in it. It keeps acting in the namespace it was
@@ -211,20 +222,12 @@ impl Wireguard {
         Self::with(ns.run(|| Channel::open(NETLINK_GENERIC))?)
     }
 
-    /// Asks whether this kernel has WireGuard, which makes it load the module.
-    ///
-    /// # Errors
-    /// It has not, in words that say what it lacks; or it does not answer.
-    pub fn require(&self) -> Result<()> {
-        self.talk("ask the kernel for", || "wireguard".into(), |_, _| Ok(()))
-    }
-
-    /// Whether this kernel has WireGuard.
+    /// Whether this kernel has WireGuard. To ask makes it load the module.
     ///
     /// # Errors
     /// When it does not answer.
     pub fn is_supported(&self) -> Result<bool> {
-        match self.require() {
+        match self.talk("ask the kernel for", || "wireguard".into(), |_, _| Ok(())) {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(Errno::EPROTONOSUPPORT) => Ok(false),
             Err(error) => Err(error),

@@ -6,16 +6,14 @@
 
 mod agent;
 mod cluster;
+mod connect;
 mod failure;
 mod install;
 mod networks;
 
 use std::{env, fs::File, path::PathBuf, time::Duration};
 
-use adit_integration::{
-    scripts::{root, script},
-    trial_within,
-};
+use adit_integration::{scripts::script, trial_within};
 use adit_lab::Binaries;
 use cluster::{k8s, up};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -34,9 +32,8 @@ fn main() {
     let thin = [networks::TESTS, failure::TESTS, agent::TESTS].into_iter().flatten();
     let thin = thin.map(|test| trial(*test, built, &[]));
     let thick = networks::TESTS_OF_THICK.iter().map(|test| trial(*test, built, &["--multus", "thick"]));
-    let has_manifests = root().join("conf/install/adit.yaml").exists();
-    let installed =
-        install::TESTS.iter().filter(|_| has_manifests).map(|test| trial(*test, install::shipped, &["--install"]));
+    let installed = [connect::TESTS, install::TESTS].into_iter().flatten();
+    let installed = installed.map(|test| trial(*test, install::shipped, &["--install"]));
     let trials: Vec<Trial> = thin.chain(thick).chain(installed).collect();
     if arguments.list {
         libtest_mimic::run(&arguments, trials).exit();
@@ -44,9 +41,6 @@ fn main() {
     if let Err(why) = possible() {
         eprintln!("left out {} tests on real Kubernetes clusters: {why}", trials.len());
         return;
-    }
-    if !has_manifests {
-        eprintln!("left out {} tests of the DaemonSet: there is no conf/install/adit.yaml", install::TESTS.len());
     }
     // There is one pair of clusters on a machine: another run waits for this one.
     let alone = File::create(env::temp_dir().join("adit-k8s-tests.lock")).and_then(|file| file.lock().map(|()| file));

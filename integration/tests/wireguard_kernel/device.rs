@@ -114,6 +114,8 @@ fn says_what_it_was_told() -> Outcome {
     assert_eq!((&link.kind, link.mtu, link.up), (&LinkKind::Wireguard, 1400, false));
     let wireguard = Wireguard::open_in(&home.netns)?;
     assert!(wireguard.is_supported()?);
+    home.netlink().require_wireguard()?;
+    assert_eq!(home.netlink().link("adit-probe")?, None);
     let empty = Device {
         index: link.index,
         name: "wg0".into(),
@@ -424,5 +426,6 @@ fn without_wireguard() -> Outcome {
     told(wireguard.set("wg0", &DeviceChange::default()).unwrap_err(), "configure wireguard device wg0: ");
     let made = home.netlink().add_wireguard(&WireguardSpec { name: "wg0", mtu: None, netns: None });
     told(made.unwrap_err(), "create wireguard wg0: ");
+    told(home.netlink().require_wireguard().unwrap_err(), "create wireguard adit-probe: ");
     Ok(())
 }

@@ -17,7 +17,7 @@ mod routes;
 use std::path::Path;
 
 use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, GcCall, Interface, Ip, Plugin, Route, StatusCall};
-use adit_net::{Netlink, Wireguard};
+use adit_net::Netlink;
 use adit_plugin::{collected, transaction};
 use adit_tunnel::{
     AttachmentId, Client, Config, Effective, Encryption, Engine, Intent, PublicKey, Record, Store, keys::KeyNames,
@@ -131,11 +131,8 @@ impl Plugin for Tun {
             self.agent.ping().map_err(|error| unavailable(&error))?;
         }
         if call.config.engine() == Engine::Kernel {
-            let required = if is_wireguard {
-                Wireguard::open().and_then(|kernel| kernel.require())
-            } else {
-                Netlink::open().and_then(|node| node.require_vxlan())
-            };
+            let node = Netlink::open().map_err(|error| unavailable(&error))?;
+            let required = if is_wireguard { node.require_wireguard() } else { node.require_vxlan() };
             required.map_err(|error| unavailable(&error))?;
         }
         call.config.ipam_plugin().map_or(Ok(()), |plugin| call.delegate.status(plugin))
