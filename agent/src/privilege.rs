@@ -58,7 +58,7 @@ pub fn keep_secrets() -> Result<()> {
     set_dumpable(false).map_err(failed)?;
     if let Err(errno) = lock_memory() {
         tracing::info!(
-            "memory may be swapped to disk, with keys in it: {errno}; set LimitMEMLOCK=infinity for the service"
+            "memory may be swapped to disk, with keys in it: {errno}; set LimitMEMLOCK=infinity for the service, or have no swap"
         );
     }
     Ok(())

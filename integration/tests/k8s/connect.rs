@@ -2,15 +2,17 @@
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
+use adit_integration::scripts::root;
 use adit_lab::{Binaries, Error, Ran, Result, run};
 use serde_json::{Value, json};
 
 use crate::{
     Outcome, Test,
-    cluster::{BOTH, Cluster, MUMBAI, OHIO, Stage, in_both},
+    cluster::{BOTH, Cluster, MUMBAI, OHIO, Stage, conf, in_both},
 };
 
 pub const TESTS: &[Test] = &[
+    ("the_quick_start_of_the_readme_works_as_it_stands_there", quick_start),
     ("connect_joins_two_deployments_from_one_description", || joined("connected", &json!({ "encap": "udp" }))),
     ("connect_needs_no_key_where_the_network_is_trusted", || {
         joined("trusting", &json!({ "encap": "vxlan", "encryption": "none", "vni": 7 }))
@@ -20,21 +22,44 @@ pub const TESTS: &[Test] = &[
 
 const UP: Duration = Duration::from_secs(150);
 
-/// `adit connect OPTION…` of this description, by somebody who has both clusters' kubeconfigs.
-fn connect(description: &Value, options: &[&str]) -> Result<Ran> {
-    let files = BOTH.map(|cluster| format!("/run/adit-k8s/{}/upper/etc/kubernetes/admin.conf", cluster.name));
+fn kubeconfigs() -> [String; 2] {
+    BOTH.map(|cluster| format!("/run/adit-k8s/{}/upper/etc/kubernetes/admin.conf", cluster.name))
+}
+
+/// Where kubectl is.
+fn parts() -> Result<String> {
     let parts = fs::read_to_string("/run/adit-k8s/parts").map_err(|error| Error::Unexpected(error.to_string()))?;
+    Ok(parts.trim().to_owned())
+}
+
+/// From where both clusters can be reached.
+fn outside() -> Command {
     let mut command = Command::new("nsenter");
-    command.arg("--net=/run/netns/adit-k8s-router").arg("--").arg(Binaries::get()?.program("adit")?);
-    command.args(["connect", "-", "--kubectl"]).arg(PathBuf::from(parts.trim()).join("kubectl"));
-    command.args(files.iter().flat_map(|file| ["--kubeconfig", file])).args(options);
+    command.arg("--net=/run/netns/adit-k8s-router").arg("--").current_dir(root());
+    command
+}
+
+/// A line typed in the repository.
+fn as_user(line: &str) -> Result<Ran> {
+    let path = format!("{}:{}:{}", parts()?, Binaries::get()?.directory().display(), env!("PATH"));
+    let mut command = outside();
+    command.args(["bash", "-c", line]).env("PATH", path).env("KUBECONFIG", kubeconfigs().join(":"));
+    run(command, None, UP)
+}
+
+/// `adit connect OPTION…` of this description, by somebody who has a kubeconfig for each cluster.
+fn connect(description: &Value, options: &[&str]) -> Result<Ran> {
+    let mut command = outside();
+    command.arg(Binaries::get()?.program("adit")?).args(["connect", "-", "--kubectl"]);
+    command.arg(PathBuf::from(parts()?).join("kubectl"));
+    command.args(kubeconfigs().iter().flat_map(|file| ["--kubeconfig", file])).args(options);
     run(command, Some(description.to_string().as_bytes()), UP)
 }
 
 fn description(stage: &Stage, tunnel: &Value) -> Value {
     let side = |cluster: Cluster, peer: Cluster| {
         json!({
-            "name": cluster.name, "namespace": stage.namespace, "workload": "deployment/plumbr",
+            "name": cluster.name, "namespace": stage.namespace, "workload": format!("deployment/{}", cluster.pod),
             "net1": {
                 "plugin": { "type": "adit-bridge", "isGateway": true },
                 "address": cluster.net1,
@@ -46,35 +71,28 @@ fn description(stage: &Stage, tunnel: &Value) -> Value {
     json!({ "name": "joined", "tunnel": tunnel, "sides": [side(OHIO, MUMBAI), side(MUMBAI, OHIO)] })
 }
 
-/// A deployment without any network of ours, as somebody may have had for years.
+/// Deployments without any network of ours, as somebody may have had for years.
 fn deployments(stage: &Stage) -> Result<()> {
-    let manifest = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "plumbr" },
-        "spec": {
-            "selector": { "matchLabels": { "app": "plumbr" } },
-            "strategy": { "type": "Recreate" },
-            "template": {
-                "metadata": { "labels": { "app": "plumbr" } },
-                "spec": {
-                    "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 1,
-                    "securityContext": {
-                        "runAsNonRoot": true, "runAsUser": 65534, "runAsGroup": 65534,
-                        "seccompProfile": { "type": "RuntimeDefault" },
-                    },
-                    "containers": [{
-                        "name": "main", "image": "busybox:1.37", "command": ["sleep", "infinity"],
-                        "securityContext": {
-                            "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
-                        },
-                    }],
-                },
-            },
-        },
-    });
     in_both(|cluster| {
-        stage.apply(cluster, &manifest.to_string())?;
-        stage.kubectl(cluster, "rollout status deployment/plumbr --timeout=60s")?.ok().map(drop)
+        stage.apply(cluster, &conf(&format!("connect/{}.yaml", cluster.pod))?)?;
+        let line = format!("rollout status deployment/{} --timeout=60s", cluster.pod);
+        stage.kubectl(cluster, &line)?.ok().map(drop)
     })
+}
+
+/// Every command of the README's chapter, as it stands there, by a user who has both contexts in one kubeconfig.
+fn quick_start() -> Outcome {
+    let readme = fs::read_to_string(root().join("README.md"))?;
+    let chapter = readme.split("## On two clusters").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let chapter = chapter.ok_or("the README has no chapter \"On two clusters\"")?;
+    let commands: Vec<&str> = chapter.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    assert!(commands.iter().any(|command| command.starts_with("adit connect")), "{commands:?}");
+    let followed: Result<()> = commands.iter().try_for_each(|command| as_user(command)?.ok().map(drop));
+    for cluster in BOTH {
+        let line = format!("delete deployment/{} network-attachment-definitions/plumbr --timeout=60s", cluster.pod);
+        cluster.kubectl(&line)?.ok()?;
+    }
+    Ok(followed?)
 }
 
 fn joined(namespace: &str, tunnel: &Value) -> Outcome {
@@ -85,7 +103,7 @@ fn joined(namespace: &str, tunnel: &Value) -> Outcome {
     for line in ["ohio: up", "mumbai: up"] {
         assert!(said.lines().any(|told| told == line), "{said}");
     }
-    stage.kubectl(OHIO, &format!("exec deployment/plumbr -- ping -c 2 -W 2 {}", MUMBAI.inner))?.ok()?;
+    stage.kubectl(OHIO, &format!("exec deployment/plumbr-a -- ping -c 2 -W 2 {}", MUMBAI.inner))?.ok()?;
     // Again it finds everything as it should be: the same pods, the same keys.
     let pods = || Ok::<_, Error>(stage.kubectl(OHIO, "get pods --output name")?.ok()?.stdout);
     let before = pods()?;
