@@ -53,6 +53,21 @@ pub enum Error {
     /// The kernel's device of a tunnel is not where ADD made it.
     #[error("the pod has no interface {0} any more: delete the pod")]
     LinkGone(String),
+    /// Another socket has the UDP port of a tunnel that the kernel carries.
+    #[error(
+        "local: UDP port {0} is taken: another socket has it, which may be another tunnel's; write \"local\" as address:port, and the same port at the peers"
+    )]
+    PortTaken(u16),
+    /// A peer was to have a key that somebody else has.
+    #[error(
+        "{key} cannot be a peer's new key: it is {whose}; tell the key that `adit key rotate` printed at the other end"
+    )]
+    KeyInUse {
+        /// The key.
+        key: PublicKey,
+        /// Who has it.
+        whose: &'static str,
+    },
     /// The kernel's device is not what it was told to be.
     #[error(
         "the kernel did not take everything that {0} was told: a peer that has the tunnel's own public key is left out without a word; compare `adit key show` with the peers' keys"

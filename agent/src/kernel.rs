@@ -16,7 +16,7 @@ use adit_net::{
 use adit_tunnel::{
     Peer, PublicKey, Record,
     keys::Keys,
-    protocol::{PeerStatus, Traffic, TunnelStatus},
+    protocol::{PeerStatus, TunnelStatus},
 };
 use ipnetwork::IpNetwork;
 
@@ -36,9 +36,12 @@ pub fn configure(record: &Record, keys: &Keys) -> Result<()> {
         let name = record.spec.if_name.as_str();
         let found = kernel.device(name)?.ok_or_else(|| Error::LinkGone(name.to_owned()))?;
         if is_as_recorded(record, &found) {
-            return Ok(());
+            // Which preshared keys it has is not told. The same ones again cost no session.
+            return Ok(kernel.set(name, &preshared(record, keys))?);
         }
-        kernel.set(name, &change(record, keys, &found))?;
+        kernel.set(name, &change(record, keys, &found)).map_err(|error| {
+            if error.is_address_in_use() { Error::PortTaken(record.spec.local.port()) } else { error.into() }
+        })?;
         let found = kernel.device(name)?.ok_or_else(|| Error::LinkGone(name.to_owned()))?;
         // It leaves out a peer that has the device's own key without a word.
         if is_as_recorded(record, &found) { Ok(()) } else { Err(Error::NotAsTold(name.to_owned())) }
@@ -77,13 +80,7 @@ pub fn status(record: &Record) -> TunnelStatus {
     };
     let now = SystemTime::now();
     let peers = record.spec.peers.iter().map(|peer| peer_status(record, peer, device.as_ref(), now)).collect();
-    let traffic = counted.map(|Counters { rx_bytes, rx_packets, tx_bytes, tx_packets }| Traffic {
-        rx_bytes,
-        rx_packets,
-        tx_bytes,
-        tx_packets,
-    });
-    TunnelStatus { peers, traffic, ..TunnelStatus::described(record, reason) }
+    TunnelStatus { peers, traffic: counted.map(Into::into), ..TunnelStatus::described(record, reason) }
 }
 
 fn peer_status(record: &Record, peer: &Peer, device: Option<&Device>, now: SystemTime) -> PeerStatus {
@@ -123,7 +120,8 @@ fn of_key(device: &Device, public: PublicKey) -> Option<&Found> {
     device.peers.iter().find(|found| found.public_key == public.bytes())
 }
 
-/// Whether the device has the key, the port and the peers of `record`. Which preshared keys it has cannot be told without reading them.
+/// Whether the device has the key, the port and the peers of `record`, and no mark. Which preshared keys it has cannot be told without
+/// reading them, nor whether an endpoint is where a peer was heard from or where somebody has put it.
 fn is_as_recorded(record: &Record, device: &Device) -> bool {
     let spec = &record.spec;
     let same = |peer: &Peer| {
@@ -135,6 +133,7 @@ fn is_as_recorded(record: &Record, device: &Device) -> bool {
         })
     };
     device.public_key.map(PublicKey::new) == spec.public_key
+        && device.fwmark == 0
         && device.listen_port == spec.local.port()
         && device.peers.len() == spec.peers.len()
         && spec.peers.iter().all(same)
@@ -147,6 +146,18 @@ fn networks(networks: &[IpNetwork]) -> HashSet<(IpAddr, u8)> {
 
 fn keepalive_seconds(peer: &Peer) -> u16 {
     u16::try_from(peer.keepalive_ms.unwrap_or_default().div_ceil(1000)).unwrap_or(u16::MAX)
+}
+
+/// The preshared keys of peers that are there.
+fn preshared<'a>(record: &'a Record, keys: &'a Keys) -> DeviceChange<'a> {
+    let peers = record.spec.peers.iter().zip(&keys.preshared).filter_map(|(peer, preshared)| {
+        Some(PeerChange {
+            action: PeerAction::Update,
+            preshared_key: Some(preshared.as_ref().map(|key| Secret::new(key.bytes()))),
+            ..PeerChange::new(peer.public_key?.bytes())
+        })
+    });
+    DeviceChange { peers: peers.collect(), ..DeviceChange::default() }
 }
 
 /// Everything that makes `found` the device of `record`.
@@ -174,6 +185,7 @@ fn change<'a>(record: &'a Record, keys: &'a Keys, found: &Device) -> DeviceChang
     DeviceChange {
         private_key: Some(Some(Secret::new(keys.private.bytes()))),
         listen_port: Some(spec.local.port()),
+        fwmark: Some(0),
         peers: gone.chain(told).collect(),
         ..DeviceChange::default()
     }

@@ -207,7 +207,15 @@ impl Registry {
             let Held { record, holding } = self.held(attachment)?;
             return Some(match holding {
                 Holding::Waiting(reason) => status(&record, &TunnelStats::default(), Some(reason)),
-                Holding::Configured => kernel::status(&record),
+                Holding::Configured => {
+                    // Nobody is at work on it: device and record belong together.
+                    let claim = self.shared.claims.claim(attachment);
+                    let Some(Held { record, holding: Holding::Configured }) = self.held(attachment) else {
+                        drop(claim);
+                        continue;
+                    };
+                    kernel::status(&record)
+                }
                 Holding::Carried(id) => match self.shared.engine.stats(id) {
                     Ok(stats) => status(&record, &stats, broken(&stats)),
                     // It left the map first: what the map says now is newer.
@@ -247,7 +255,7 @@ impl Registry {
         for Held { record: Record { attachment, netns, .. }, holding } in held {
             if !self.shared.store.has(&attachment) {
                 self.forget(&attachment);
-            } else if is_whole(&holding, &broken) && inhabited.has_left(&netns) {
+            } else if is_whole(&holding, &broken) && left(&inhabited, &holding, &netns) {
                 // Judged by what the agent remembers: its file may be damaged.
                 self.retire(&attachment, &netns);
             }
@@ -424,6 +432,14 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AttachmentId, Held>> {
         // The map is changed only by whole inserts and removals, so a panic elsewhere left it whole.
         self.shared.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the pod is gone. Only descriptors keep its namespace, so that no other has its inode number.
+fn left(inhabited: &Inhabited, holding: &Holding, netns: &NetnsRef) -> bool {
+    match holding {
+        Holding::Carried(_) => inhabited.has_left(netns),
+        Holding::Configured | Holding::Waiting(_) => inhabited.is_gone(netns),
     }
 }
 

@@ -55,14 +55,18 @@ impl Connect {
         let clusters = [one, other].map(|side| Cluster { connection, side, kubectl: &kubectl });
         let [near, far] = &clusters;
         // Both before anything is applied: who cannot tell its key cannot be connected.
-        let [near_key, far_key] = match connection.is_sealed()? {
-            true => [Some(near.public_key()?), Some(far.public_key()?)],
-            false => [None, None],
+        let [(near_key, near_node), (far_key, far_node)] = match connection.is_sealed()? {
+            true => [near.public_key()?, far.public_key()?].map(|(key, node)| (Some(key), node)),
+            false => [one, other].map(|side| (None, side.node.clone())),
         };
-        let mut said = Vec::from(near.apply(&manifests::of(connection, one, far_key)?)?);
-        said.extend(far.apply(&manifests::of(connection, other, near_key)?)?);
+        let applied = [
+            near.apply(&manifests::of(connection, one, far_key)?, near_node.as_deref())?,
+            far.apply(&manifests::of(connection, other, near_key)?, far_node.as_deref())?,
+        ];
+        let (versions, done): (Vec<String>, Vec<[String; 2]>) = applied.into_iter().unzip();
+        let mut said: Vec<String> = done.into_iter().flatten().collect();
         if self.timeout > 0 {
-            self.wait(&clusters)?;
+            self.wait(&clusters, &versions)?;
             said.extend(connection.sides.iter().map(|side| match side.workload {
                 Some(_) => format!("{}: up", side.name),
                 None => format!("{}: not looked at, because no workload is named", side.name),
@@ -71,13 +75,13 @@ impl Connect {
         Ok(said.into_iter().map(|line| line + "\n").collect())
     }
 
-    fn wait(&self, clusters: &[Cluster<'_>]) -> Result<(), String> {
+    fn wait(&self, clusters: &[Cluster<'_>], versions: &[String]) -> Result<(), String> {
         let limit = Duration::from_secs(self.timeout);
         let since = Instant::now();
         loop {
             // An agent or an API server that is just being replaced answers again.
-            let missing = clusters.iter().filter_map(|cluster| {
-                let leg = cluster.missing().unwrap_or_else(Some)?;
+            let missing = clusters.iter().zip(versions).filter_map(|(cluster, version)| {
+                let leg = cluster.missing(version).unwrap_or_else(Some)?;
                 Some(format!("{}: {leg}", cluster.side.name))
             });
             let missing: Vec<String> = missing.collect();
@@ -100,7 +104,7 @@ fn printed(connection: &Connection) -> Result<String, String> {
     for (side, peer) in [(one, other), (other, one)] {
         let Manifests { network, selection } = manifests::of(connection, side, peer.public_key)?;
         text += &format!("# {}, context {}\n", side.name, side.context());
-        if sealed {
+        if sealed && side.public_key.is_none() {
             text += &format!(
                 "# Private key, on the node of its pods: adit key generate --namespace {} --file {}\n",
                 side.namespace,
@@ -109,7 +113,7 @@ fn printed(connection: &Connection) -> Result<String, String> {
         }
         text += &format!(
             "# Annotation of its pods: {NETWORKS_ANNOTATION}: '{}'\n",
-            manifests::annotation(None, &selection)?
+            manifests::annotation(None, &selection, &side.namespace)?
         );
         text += &serde_saphyr::to_string(&network).map_err(|error| error.to_string())?;
         text += "---\n";

@@ -1,10 +1,7 @@
 //! The tunnels that the kernel carries alone. No process knows of them: what they are stands in their records, how they are in the
 //! pod's namespace.
 
-use adit_net::{
-    LinkKind, Netlink, Netns,
-    counters::{self, Counters},
-};
+use adit_net::{LinkKind, Netlink, Netns, counters};
 use adit_tunnel::{
     Error, Record, State, Store,
     protocol::{PeerStatus, Traffic, TunnelStatus},
@@ -71,13 +68,8 @@ fn look(record: &Record) -> Result<Option<Traffic>, String> {
         Some(link) if !link.up => Err(format!("{name} is down, and has lost its routes: delete the pod")),
         Some(_) => {
             let counted = pod.run(|| counters::read(name));
-            Ok(counted.ok().and_then(Result::ok).flatten().map(traffic))
+            Ok(counted.ok().and_then(Result::ok).flatten().map(Into::into))
         }
         None => Err(format!("the pod has no interface {name} any more: delete the pod")),
     }
-}
-
-fn traffic(counted: Counters) -> Traffic {
-    let Counters { rx_bytes, rx_packets, tx_bytes, tx_packets } = counted;
-    Traffic { rx_bytes, rx_packets, tx_bytes, tx_packets }
 }

@@ -1,6 +1,11 @@
 //! How tunnels go, and how they stay: DEL in every state of the world, dead agents, dead pods, killed plugins, crowds.
 
-use std::{fs, os::unix::fs::MetadataExt as _, thread, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    thread,
+    time::{Duration, Instant},
+};
 
 use adit_integration::{
     trial,
@@ -10,6 +15,7 @@ use adit_integration::{
 };
 use adit_lab::{Attachment, Binaries, Lab, LabSpec, Node, Pod, Snapshot, Spies, eventually, run};
 use libtest_mimic::Failed;
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 type Outcome = Result<(), Failed>;
@@ -365,24 +371,37 @@ fn stranger_is_left_alone(quiet: &Quiet, has_del: bool, name: &str) -> Result<bo
 
 /// A pod whose namespace has this inode; `None` when the kernel does not give it.
 fn pod_with_namespace(node: &Node, name: &str, number: u64) -> Result<Option<Pod>, Failed> {
-    // The kernel gives the smallest number that is free: these hold the smaller ones.
+    // The kernel gives the smallest number that is free, to namespaces of any kind: these hold the smaller ones. The number itself is
+    // free once the kernel has taken the dead namespace apart.
     let mut holders = Vec::new();
-    let mut found = None;
-    while found.is_none() && holders.len() < 50 {
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        let (held, next) =
+            thread::scope(|scope| scope.spawn(hold_number).join()).map_err(|_| "a thread panicked")??;
+        if next < number {
+            holders.push(held);
+            continue;
+        }
+        drop(held);
+        if next > number {
+            thread::sleep(Duration::from_millis(1));
+            continue;
+        }
         let pod = node.pod(name).bare()?;
         if fs::metadata(pod.path())?.ino() == number {
-            found = Some(pod);
-        } else {
-            pod.delete()?;
-            // A number is free once the kernel has taken the dead namespace apart.
-            thread::sleep(Duration::from_millis(20));
-            holders.push(node.pod("holder").bare()?);
+            return Ok(Some(pod));
         }
+        pod.delete()?;
     }
-    for holder in holders {
-        holder.delete()?;
-    }
-    Ok(found)
+    Ok(None)
+}
+
+/// A namespace of host names, which costs next to nothing, and its number.
+fn hold_number() -> std::io::Result<(fs::File, u64)> {
+    unshare(CloneFlags::CLONE_NEWUTS)?;
+    let namespace = fs::File::open("/proc/thread-self/ns/uts")?;
+    let number = namespace.metadata()?.ino();
+    Ok((namespace, number))
 }
 
 fn garbage_among_records() -> Outcome {

@@ -172,7 +172,7 @@ fn with_podman() -> Outcome {
 
     drop(container);
     world.mumbai.ping_with(here, &["-c", "1", "-W", "1"])?.none_received()?;
-    world.nothing_is_left()
+    Ok(())
 }
 
 fn tar(home: &Path) -> Command {

@@ -75,6 +75,15 @@ impl Registry {
             // A peer with another key is another one to the kernel, which forgets where the old one was.
             record.learned = kernel::learned(&record)?;
         }
+        let others = record.spec.peers.iter().filter(|peer| peer.public_key != Some(old));
+        let whose = if record.spec.public_key == Some(new) {
+            Some("this end's own")
+        } else {
+            others.map(|peer| peer.public_key).any(|key| key == Some(new)).then_some("another peer's")
+        };
+        if let Some(whose) = whose {
+            return Err(Error::KeyInUse { key: new, whose });
+        }
         let place = record.spec.peers.iter().position(|peer| peer.public_key == Some(old));
         let Some((place, peer)) = place.and_then(|place| Some((place, record.spec.peers.get_mut(place)?))) else {
             return Err(Error::UnknownPeer { attachment: attachment.to_string(), key: old });

@@ -33,13 +33,13 @@ impl Cluster<'_> {
         found.map_err(|problem| self.failed(&format!("get {}", arguments.join(" ")), &problem))
     }
 
-    /// This end's public key, made on its node when there is none.
+    /// This end's public key, made on its node when there is none, and that node, from which its pods must not move then.
     ///
     /// # Errors
     /// No node is told, there is no agent on it, or it refuses.
-    pub fn public_key(&self) -> Result<PublicKey, String> {
+    pub fn public_key(&self) -> Result<(PublicKey, Option<String>), String> {
         if let Some(key) = self.side.public_key {
-            return Ok(key);
+            return Ok((key, self.side.node.clone()));
         }
         let node = match &self.side.node {
             Some(node) => node.clone(),
@@ -47,11 +47,12 @@ impl Cluster<'_> {
         };
         let file = self.side.key_file(self.connection);
         let ask = |verb| self.on_node(&node, &["key", verb, "--namespace", &self.side.namespace, "--file", &file]);
-        let told = match ask("show") {
-            Ok(told) => told,
-            Err(_) => ask("generate")?,
+        let told = match ask("generate") {
+            Err(problem) if problem.contains("exists already") => ask("show")?,
+            told => told?,
         };
-        told.trim().parse().map_err(|problem: &str| self.failed("read the public key that the agent told", problem))
+        let key = told.trim().parse();
+        Ok((key.map_err(|problem: &str| self.failed("read the public key that the agent told", problem))?, Some(node)))
     }
 
     fn node_of_workload(&self) -> Result<String, String> {
@@ -77,39 +78,59 @@ impl Cluster<'_> {
         }
     }
 
-    /// Applies the network, and the annotation to the workload. Says what was done.
+    /// Applies the network, and the annotation to the workload, whose pods are bound to `node` where one is given. Returns what the pods
+    /// of this very network have, and what is to be told.
     ///
     /// # Errors
     /// The API server refuses.
-    pub fn apply(&self, manifests: &Manifests) -> Result<[String; 2], String> {
+    pub fn apply(&self, manifests: &Manifests, node: Option<&str>) -> Result<(String, [String; 2]), String> {
         let (name, side) = (&self.connection.name, &self.side.name);
-        // Server-side: the API server keeps what each manager applies apart.
-        let apply = ["apply", "--server-side", "--force-conflicts", MANAGER, "--filename=-"];
+        // Server-side: the API server keeps what each manager applies apart, and tells when somebody else's would be changed.
+        let apply = ["apply", "--server-side", "--output=json", MANAGER, "--filename=-"];
         let applied = self.kubectl.run(self.side.context(), apply, &manifests.network.to_string());
-        applied.map_err(|problem| self.failed(&format!("apply the network {name}"), &problem))?;
-        let applied = format!("{side}: network {}/{name} applied", self.side.namespace);
+        let applied = applied.map_err(|problem| self.failed(&format!("apply the network {name}"), &problem))?;
+        let applied: Value = serde_json::from_str(&applied)
+            .map_err(|error| self.failed("read the network that was applied", &error.to_string()))?;
+        let generation = applied.pointer("/metadata/generation").map(Value::to_string).unwrap_or_default();
+        let version = format!("{}.{generation}", text(&applied, "/metadata/uid"));
+        let done = format!("{side}: network {}/{name} applied", self.side.namespace);
         match &self.side.workload {
             Some(workload) if workload.kind != WorkloadKind::Pod => {
-                self.annotate(workload, manifests)?;
-                Ok([applied, format!("{side}: {workload} annotated")])
+                self.annotate(workload, manifests, &version, node)?;
+                Ok((version, [done, format!("{side}: {workload} annotated")]))
             }
             _ => {
-                let annotation = manifests::annotation(None, &manifests.selection)?;
-                Ok([applied, format!("{side}: its pods need the annotation {NETWORKS_ANNOTATION}: '{annotation}'")])
+                let annotation = manifests::annotation(None, &manifests.selection, &self.side.namespace)?;
+                let told = format!("{side}: its pods need the annotation {NETWORKS_ANNOTATION}: '{annotation}'");
+                Ok((version, [done, told]))
             }
         }
     }
 
-    /// The annotation of the pods that are made from now on, and the node where the key is. A patch: to apply a part of an object that
-    /// somebody else has applied as a whole means, to kubectl, that the rest is to go.
-    fn annotate(&self, workload: &Workload, manifests: &Manifests) -> Result<(), String> {
+    /// The annotations of the pods that are made from now on, which are made anew whenever the network has changed, and the node where
+    /// the key is. A patch: to apply a part of an object that somebody else has applied as a whole means, to kubectl, that the rest
+    /// is to go.
+    fn annotate(
+        &self,
+        workload: &Workload,
+        manifests: &Manifests,
+        version: &str,
+        node: Option<&str>,
+    ) -> Result<(), String> {
         let found = self.workload(workload)?;
+        if found.pointer("/spec/replicas").and_then(Value::as_u64) > Some(1) {
+            return Err(self.failed(
+                &format!("annotate {workload}"),
+                "it has several replicas, and all of them would have one address; scale it to 1, or write a network with addresses for each",
+            ));
+        }
         let annotations = found.pointer("/spec/template/metadata/annotations");
         let before = annotations.and_then(|annotations| annotations.get(NETWORKS_ANNOTATION)).and_then(Value::as_str);
-        let annotation = manifests::annotation(before, &manifests.selection)
+        let annotation = manifests::annotation(before, &manifests.selection, &self.side.namespace)
             .map_err(|problem| self.failed(&format!("annotate {workload}"), &problem))?;
-        let metadata = json!({ "annotations": { NETWORKS_ANNOTATION: annotation } });
-        let pods = match &self.side.node {
+        let metadata =
+            json!({ "annotations": { NETWORKS_ANNOTATION: annotation, self.version_annotation(): version } });
+        let pods = match node {
             Some(node) => {
                 json!({ "metadata": metadata, "spec": { "nodeSelector": { "kubernetes.io/hostname": node } } })
             }
@@ -122,18 +143,25 @@ impl Cluster<'_> {
         patched.map(drop).map_err(|problem| self.failed(&format!("annotate {workload}"), &problem))
     }
 
+    /// The annotation that says with which version of the network a pod was made.
+    fn version_annotation(&self) -> String {
+        format!("adit-connect/{}", self.connection.name)
+    }
+
     /// Nothing once this end's tunnel is up; else which leg is missing.
     ///
     /// # Errors
     /// The API server or the agent refuses to tell.
-    pub fn missing(&self) -> Result<Option<String>, String> {
+    pub fn missing(&self, version: &str) -> Result<Option<String>, String> {
         let Some(workload) = &self.side.workload else { return Ok(None) };
         let network = &self.connection.name;
         let is_attached = |pod: &&Value| {
             let annotations = pod.pointer("/metadata/annotations");
-            let selected =
-                annotations.and_then(|annotations| annotations.get(NETWORKS_ANNOTATION)).and_then(Value::as_str);
-            selected.is_some_and(|selected| manifests::selects(selected, network))
+            let of = |key: &str| annotations.and_then(|annotations| annotations.get(key)).and_then(Value::as_str);
+            let selects = of(NETWORKS_ANNOTATION)
+                .is_some_and(|selected| manifests::selects(selected, network, &self.side.namespace));
+            // Nobody but its owner writes a bare pod's annotations.
+            selects && (workload.kind == WorkloadKind::Pod || of(&self.version_annotation()) == Some(version))
         };
         let pods = self.pods(workload)?;
         let Some(pod) = pods.iter().find(is_attached) else {
@@ -176,8 +204,10 @@ impl Cluster<'_> {
         } else {
             let found = self.workload(workload)?;
             let labels = found.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
-            let labels = labels.into_iter().flatten();
-            let pairs = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+            let labels = labels.filter(|labels| !labels.is_empty()).ok_or_else(|| {
+                self.failed(&format!("find the pods of {workload}"), "its selector has no matchLabels; write pod/NAME")
+            })?;
+            let pairs = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
             format!("--selector={}", pairs.collect::<Vec<_>>().join(","))
         };
         let found = self.get(&["pods", "--namespace", &self.side.namespace, &selector])?;

@@ -33,7 +33,7 @@ pub struct Side {
     /// Namespace of its pods.
     #[serde(default = "default_namespace")]
     pub namespace: String,
-    /// `deployment/NAME`, `statefulset/NAME`, `daemonset/NAME` or `pod/NAME`, whose pods get the network.
+    /// `deployment/NAME`, `statefulset/NAME` or `pod/NAME`, whose pod gets the network.
     pub workload: Option<Workload>,
     /// The node of its pods. By default the one where the workload has its pod.
     pub node: Option<String>,
@@ -83,7 +83,6 @@ pub struct Workload {
 pub enum WorkloadKind {
     Deployment,
     StatefulSet,
-    DaemonSet,
     /// Which cannot be annotated any more: networks are attached when it is made.
     Pod,
 }
@@ -94,7 +93,6 @@ impl WorkloadKind {
         match self {
             Self::Deployment => "Deployment",
             Self::StatefulSet => "StatefulSet",
-            Self::DaemonSet => "DaemonSet",
             Self::Pod => "Pod",
         }
     }
@@ -110,17 +108,36 @@ impl TryFrom<String> for Workload {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let remedy = "write deployment/NAME, statefulset/NAME, daemonset/NAME or pod/NAME";
+        let remedy = "write deployment/NAME, statefulset/NAME or pod/NAME";
         let (kind, name) = text.split_once('/').ok_or_else(|| format!("{text:?} names no workload; {remedy}"))?;
         let kind = match kind {
             "deployment" => WorkloadKind::Deployment,
             "statefulset" => WorkloadKind::StatefulSet,
-            "daemonset" => WorkloadKind::DaemonSet,
             "pod" => WorkloadKind::Pod,
             _ => return Err(format!("{kind:?} is no kind of workload; {remedy}")),
         };
+        named("workload", name)?;
         Ok(Self { kind, name: name.to_owned() })
     }
+}
+
+/// A name as Kubernetes has them (RFC 1123), which no program takes for an option either.
+fn named(key: &str, name: &str) -> Result<(), String> {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    let is_end = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    if name.len() <= 253 && bytes.iter().copied().all(is_inner) && is_end(bytes.first()) && is_end(bytes.last()) {
+        return Ok(());
+    }
+    Err(format!("{key}: {name:?} is no name; write lower case letters, digits, '-' and '.'"))
+}
+
+/// Whatever a kubeconfig may call it, on one line.
+fn told(key: &str, text: &str) -> Result<(), String> {
+    if text.is_empty() || text.starts_with('-') || text.chars().any(char::is_control) {
+        return Err(format!("{key}: {text:?} is no name"));
+    }
+    Ok(())
 }
 
 fn default_namespace() -> String {
@@ -173,6 +190,13 @@ impl Connection {
                 "sides: {} and {} would have a network {} each in namespace {} of one cluster; give one side another context or namespace",
                 one.name, other.name, connection.name, one.namespace
             ));
+        }
+        named("name", &connection.name)?;
+        for side in [one, other] {
+            told("sides[].name", &side.name)?;
+            told("context", side.context())?;
+            named("namespace", &side.namespace)?;
+            side.node.as_deref().map_or(Ok(()), |node| named("node", node))?;
         }
         manifests::check(&connection)?;
         Ok(connection)

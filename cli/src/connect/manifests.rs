@@ -1,6 +1,8 @@
 //! What both clusters are told: a network and an annotation each.
 
-use adit_tunnel::{Effective, Encryption, PublicKey};
+use std::net::SocketAddr;
+
+use adit_tunnel::{Effective, Encryption, PublicKey, Underlay};
 use serde_json::{Map, Value, json};
 
 use super::description::{Connection, Side};
@@ -52,20 +54,34 @@ fn placeholder(connection: &Connection, side: &Side) -> String {
 /// # Errors
 /// An end's configuration is refused, by its name.
 pub fn check(connection: &Connection) -> Result<Encryption, String> {
-    let mut encryption = Encryption::None;
-    for side in connection.ends()? {
+    let [one, other] = connection.ends()?;
+    let read = |side: &Side| {
         let refused = |problem: &dyn ToString| format!("{}: {}", side.name, problem.to_string());
         let plain = [&side.tunnel, &connection.tunnel].iter().find_map(|tunnel| tunnel.get("encryption"));
         // Any key will do to see whether everything else is right.
         let somebodys = (plain != Some(&json!("none"))).then(|| PublicKey::new([1; 32]).to_string());
         let raw = tun(connection, side, somebodys)?;
         let config = Effective::read(&raw).map_err(|error| refused(&error))?.config;
-        encryption = config.validate().map_err(|error| refused(&error))?.encryption;
+        let intent = config.validate().map_err(|error| refused(&error))?;
         if side.net1.plugin.get("type").and_then(Value::as_str).is_none() {
             return Err(format!("{}: net1.plugin.type is missing; write \"bridge\" or \"macvlan\"", side.name));
         }
+        if intent.underlay == Underlay::Host && side.endpoint.is_none() {
+            let name = &side.name;
+            return Err(format!(
+                "{name}: endpoint is missing; with \"underlay\": \"host\" write the address of its node"
+            ));
+        }
+        Ok((intent.encap, intent.encryption))
+    };
+    let [of_one, of_other] = [read(one)?, read(other)?];
+    if of_one != of_other {
+        return Err(format!(
+            "tunnel: {} would have encap {} with encryption {}, and {} {} with {}; write both for both sides",
+            one.name, of_one.0, of_one.1, other.name, of_other.0, of_other.1
+        ));
     }
-    Ok(encryption)
+    Ok(of_one.1)
 }
 
 /// The plugin below the tunnel.
@@ -89,6 +105,16 @@ fn static_of(side: &Side) -> String {
     format!("{}static", prefix.unwrap_or_default())
 }
 
+/// The address below its tunnel, with the port where it is not the usual one.
+fn receives_at(connection: &Connection, side: &Side) -> String {
+    let address = side.net1.address.ip();
+    let local = side.tunnel.get("local").or_else(|| connection.tunnel.get("local")).and_then(Value::as_str);
+    match local.and_then(|local| local.parse::<SocketAddr>().ok()) {
+        Some(local) => SocketAddr::new(address, local.port()).to_string(),
+        None => address.to_string(),
+    }
+}
+
 /// The tunnel on top of it.
 fn tun(connection: &Connection, side: &Side, peer_key: Option<String>) -> Result<Map<String, Value>, String> {
     let peer = connection.ends()?.into_iter().find(|peer| peer.name != side.name).unwrap_or(side);
@@ -97,7 +123,7 @@ fn tun(connection: &Connection, side: &Side, peer_key: Option<String>) -> Result
     tun.insert("encap".into(), json!("udp"));
     tun.extend(connection.tunnel.clone());
     tun.extend(side.tunnel.clone());
-    let endpoint = peer.endpoint.clone().unwrap_or_else(|| peer.net1.address.ip().to_string());
+    let endpoint = peer.endpoint.clone().unwrap_or_else(|| receives_at(connection, peer));
     tun.insert("remote".into(), json!(endpoint));
     if let Some(key) = peer_key {
         tun.insert("publicKey".into(), json!(key));
@@ -112,23 +138,29 @@ fn tun(connection: &Connection, side: &Side, peer_key: Option<String>) -> Result
     Ok(tun)
 }
 
-/// The annotation of pods that had `before`, with `selection` in it: the network's place is kept, everything else stays.
+/// The annotation of pods in `namespace` that had `before`, with `selection` in it: the network's place and what else is said of it are
+/// kept, other networks stay.
 ///
 /// # Errors
 /// The annotation that is there cannot be read.
-pub fn annotation(before: Option<&str>, selection: &Value) -> Result<String, String> {
+pub fn annotation(before: Option<&str>, selection: &Value, namespace: &str) -> Result<String, String> {
     let mut networks = before.map_or_else(|| Ok(Vec::new()), selections)?;
-    match networks.iter_mut().find(|network| network.get("name") == selection.get("name")) {
-        Some(known) => *known = selection.clone(),
+    let name = selection.get("name").and_then(Value::as_str).unwrap_or_default();
+    match networks.iter_mut().find(|network| is(network, name, namespace)).and_then(Value::as_object_mut) {
+        Some(known) => known.extend(selection.as_object().cloned().unwrap_or_default()),
         None => networks.push(selection.clone()),
     }
     serde_json::to_string(&networks).map_err(|error| error.to_string())
 }
 
-/// Whether an annotation selects the network `name`.
-pub fn selects(annotation: &str, name: &str) -> bool {
-    let selected = |network: &Value| network.get("name").and_then(Value::as_str) == Some(name);
-    selections(annotation).is_ok_and(|networks| networks.iter().any(selected))
+/// Whether an annotation of a pod in `namespace` selects the network `name` of that namespace.
+pub fn selects(annotation: &str, name: &str, namespace: &str) -> bool {
+    selections(annotation).is_ok_and(|networks| networks.iter().any(|network| is(network, name, namespace)))
+}
+
+fn is(network: &Value, name: &str, namespace: &str) -> bool {
+    let text = |key: &str| network.get(key).and_then(Value::as_str);
+    text("name") == Some(name) && text("namespace").is_none_or(|found| found == namespace)
 }
 
 /// What an annotation selects, in either of its forms: a list in JSON, or names.

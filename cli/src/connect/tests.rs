@@ -85,7 +85,8 @@ fn a_tunnel_without_encryption_has_no_keys() {
 fn what_is_printed_is_two_networks_and_what_their_pods_need() {
     let text = printed(&plumbr()).unwrap();
     assert!(text.contains("# mumbai, context asia\n"), "{text}");
-    assert!(text.contains("adit key generate --namespace plumbr --file plumbr.key"), "{text}");
+    assert!(text.contains("adit key generate --namespace default --file plumbr.key"), "{text}");
+    assert!(!text.contains("--namespace plumbr"), "its key is there already: {text}");
     assert!(text.contains(r#"k8s.v1.cni.cncf.io/networks: '[{"ips":["10.10.1.200/24"],"name":"plumbr"}]'"#), "{text}");
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     let spaces: Vec<&Value> = documents
@@ -107,6 +108,15 @@ fn what_cannot_be_connected_is_refused_by_name() {
         ("type: adit-bridge, ", "", "ohio: net1.plugin.type is missing"),
         ("endpoint: 192.0.2.7:16090", "endpoint: mumbai.example", "ohio: remote: mumbai.example is not an IP address"),
         ("workload: pod", "wrokload: pod", "wrokload"),
+        ("deployment/plumbr-a", "deployment/--server=https://192.0.2.1", "is no name"),
+        ("name: mumbai\n", "name: \"mumbai\\n---\"\n", "is no name"),
+        ("node: mumbai-1", "node: -f", "node: \"-f\" is no name"),
+        ("node: mumbai-1", "tunnel: { encap: vxlan, encryption: none, vni: 7 }", "write both for both sides"),
+        (
+            "    address: 10.4.0.1/30\n",
+            "    address: 10.4.0.1/30\n    tunnel: { underlay: host }\n",
+            "ohio: endpoint is missing",
+        ),
         ("    address: 10.4.0.1/30\n", "", "address"),
         ("    context: asia\n    namespace: plumbr\n", "    context: ohio\n", "one cluster; give one side another"),
     ] {
@@ -120,8 +130,9 @@ fn what_cannot_be_connected_is_refused_by_name() {
 #[test]
 fn an_annotation_that_is_there_keeps_its_other_networks() {
     let own = json!({ "name": "plumbr", "ips": ["10.10.1.200/24"] });
-    let after =
-        |before: &str| -> Value { serde_json::from_str(&manifests::annotation(Some(before), &own).unwrap()).unwrap() };
+    let after = |before: &str| -> Value {
+        serde_json::from_str(&manifests::annotation(Some(before), &own, "default").unwrap()).unwrap()
+    };
     assert_eq!(after(""), json!([own]));
     assert_eq!(
         after("storage/nfs@nfs0, backup"),
@@ -133,8 +144,11 @@ fn an_annotation_that_is_there_keeps_its_other_networks() {
         after(r#"[{ "name": "plumbr", "ips": ["10.9.9.9/24"] }, { "name": "backup" }]"#),
         json!([own, { "name": "backup" }])
     );
-    assert!(manifests::selects("storage/nfs@nfs0, plumbr", "plumbr") && !manifests::selects("plumbr-b", "plumbr"));
-    assert!(manifests::annotation(Some("[{"), &own).unwrap_err().contains("is no list of networks"));
+    assert!(
+        manifests::selects("storage/nfs@nfs0, plumbr", "plumbr", "default")
+            && !manifests::selects("plumbr-b, other/plumbr", "plumbr", "default")
+    );
+    assert!(manifests::annotation(Some("[{"), &own, "default").unwrap_err().contains("is no list of networks"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod message;
 mod reply;
 
 use std::{
+    cell::Cell,
     fmt,
     net::SocketAddr,
     sync::{Mutex, PoisonError},
@@ -39,6 +40,9 @@ pub const KEY_BYTES: usize = 32;
 
 /// What a Curve25519 public key consists of (RFC 7748).
 pub type PublicKey = [u8; KEY_BYTES];
+
+/// How many messages of an answer are kept, of some hundred networks each: whoever may change a device could fill it without end.
+const LONGEST_ANSWER: usize = 4096;
 
 const NO_WIREGUARD: &str =
     "this kernel has no WireGuard: it needs CONFIG_WIREGUARD (module wireguard), which there is since Linux 5.6";
@@ -246,7 +250,15 @@ impl Wireguard {
             |channel, family| {
                 let write = |sequence| message::get(family, name.as_str()).write(sequence, NLM_F_DUMP);
                 // One part that cannot be read makes the whole useless: it must not be left out.
-                let parts = channel.dump(write, |message| Ok(reply::part(message, family)))?;
+                let left = Cell::new(LONGEST_ANSWER);
+                let part = |message: &[u8]| match left.get().checked_sub(1) {
+                    Some(fewer) => {
+                        left.set(fewer);
+                        reply::part(message, family)
+                    }
+                    None => Err(format!("it has more than {LONGEST_ANSWER} parts: too many peers and networks")),
+                };
+                let parts = channel.dump(write, |message| Ok(part(message)))?;
                 reply::device(parts).map_err(Failure::Answer)
             },
         );

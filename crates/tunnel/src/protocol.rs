@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use adit_net::counters::Counters;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +124,7 @@ pub struct TunnelStatus {
     /// Who carries it.
     pub engine: Engine,
     /// Whose network the outer packets travel in.
+    #[serde(default)]
     pub underlay: Underlay,
     /// The interface's MTU in bytes.
     pub mtu_bytes: u16,
@@ -197,6 +199,12 @@ pub struct Traffic {
     pub tx_bytes: u64,
     /// Packets sent.
     pub tx_packets: u64,
+}
+
+impl From<Counters> for Traffic {
+    fn from(Counters { rx_bytes, rx_packets, tx_bytes, tx_packets }: Counters) -> Self {
+        Self { rx_bytes, rx_packets, tx_bytes, tx_packets }
+    }
 }
 
 /// One peer of a tunnel as the agent sees it.

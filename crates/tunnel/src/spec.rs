@@ -206,7 +206,7 @@ impl Intent {
                 &peer.key,
                 endpoint,
                 format!("is {}'s own address", device.name),
-                "write the address of the other pod",
+                "write the address of the other end",
             )),
             None => Ok(local),
         }

@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     ("a_tunnel_over_ipv6_carries_both_families", ipv6),
     ("replicas_of_a_deployment_have_an_address_each", replicas),
     ("cnitool_drives_the_list_through_every_verb", cnitool),
+    ("containerd_runs_a_container_with_our_list", containerd),
 ];
 
 pub const TESTS_OF_THICK: &[Test] = &[
@@ -323,6 +324,36 @@ fn cnitool() -> Outcome {
     })();
     OHIO.node(&["sh", "-c", "rm -r /run/by-hand && ip netns delete by-hand"])?.ok()?;
     outcome?;
+    Ok(())
+}
+
+/// containerd's own client, without Kubernetes or Multus: the container's only network is our list.
+fn containerd() -> Outcome {
+    let list = json!({
+        "cniVersion": "1.0.0", "name": "by-ctr",
+        "plugins": [
+            {
+                "type": "bridge", "bridge": "by-ctr0", "isGateway": true,
+                "ipam": { "type": "static", "addresses": [{ "address": "10.99.1.2/24", "gateway": "10.99.1.1" }] },
+            },
+            {
+                "type": "tun", "encap": "udp", "encryption": "none", "remote": "10.99.1.3",
+                "ipam": { "type": "static", "addresses": [{ "address": "10.98.0.1/30" }] },
+            },
+        ],
+    });
+    // The client reads one directory, which this container alone sees with our list in it.
+    let run = "mkdir -p /run/by-ctr && cat >/run/by-ctr/10-ours.conflist && exec unshare --mount sh -c '\
+        mount --bind /run/by-ctr /etc/cni/net.d && \
+        exec ctr --namespace k8s.io run --cni --rm docker.io/library/busybox:1.37 by-ctr ip address'";
+    let ran = k8s(&["exec", OHIO.name, "sh", "-c", run], Some(&list.to_string()), COMMAND_DEADLINE);
+    let left = OHIO.tunnels();
+    OHIO.node(&["sh", "-c", "rm -r /run/by-ctr; ip link delete by-ctr0"])?.ok()?;
+    let shown = ran?.ok()?.stdout;
+    for part in ["10.99.1.2/24", "tun: <POINTOPOINT", "10.98.0.1/30"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    assert_eq!(left?, Vec::<Value>::new());
     Ok(())
 }
 

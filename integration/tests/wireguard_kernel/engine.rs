@@ -101,7 +101,7 @@ fn changed() -> Outcome {
     let pair = both(&json!({}))?;
     let ohio = pair.lab.ohio();
     pair.ohio.ping("10.4.0.2")?.all_received()?;
-    for line in [["listen-port", "4242"], ["private-key", "/dev/null"]] {
+    for line in [["listen-port", "4242"], ["fwmark", "0x7"], ["private-key", "/dev/null"]] {
         pair.ohio.root(["wg", "set", "tun", line[0], line[1]])?.ok()?;
         let status = tunnel(ohio)?;
         assert_eq!(status["state"], "down", "{status:#}");
@@ -134,6 +134,12 @@ fn keys_change() -> Outcome {
     let error = mumbai.adit(["peer", "rekey", &theirs, &new])?.fails()?.stderr;
     assert!(error.contains("--forget-old"), "{error}");
     assert_eq!(said(&pair.ohio, "public-key")?, old);
+    pair.ohio.ping("10.4.0.2")?.all_received()?;
+
+    // Nor is a key that somebody here has already, and what is refused changes nothing.
+    let own = said(&pair.mumbai, "public-key")?;
+    let error = mumbai.adit(["peer", "rekey", &theirs, &own, "--forget-old"])?.fails()?.stderr;
+    assert!(error.contains("this end's own"), "{error}");
     pair.ohio.ping("10.4.0.2")?.all_received()?;
 
     ohio.adit(["key", "rotate", &ours, "--use"])?.ok()?;
@@ -186,7 +192,7 @@ fn port_taken() -> Outcome {
     ohio.root(["wg", "set", "taken", "listen-port", "51820"])?.ok()?;
     ohio.root(["ip", "link", "set", "taken", "up"])?.ok()?;
     let error = prepared.attach(adit_integration::sealed::Side::Ohio).unwrap_err().to_string();
-    assert!(error.contains("UDP port"), "{error}");
+    assert!(error.contains("local: UDP port 51820 is taken") && error.contains("write \"local\""), "{error}");
     assert_eq!(std::fs::read_dir(ohio.run_dir().join("attachments"))?.count(), 0);
     Ok(())
 }

@@ -6,7 +6,7 @@ use adit_cni::{Call, Code, Error};
 use adit_net::{IfName, Netlink, Netns, RouteLookup};
 use adit_plugin::{net_error, open_pod};
 use adit_tunnel::{
-    Config, Intent, Underlay,
+    Config, Encap, Engine, Intent, Underlay,
     spec::{Device, OuterRoute},
 };
 
@@ -49,7 +49,7 @@ impl Found {
         let outside = node.as_ref().unwrap_or(&netlink);
         let routes = intent
             .reachable()
-            .map(|(peer, endpoint)| outer_route(outside, intent, &peer.key, endpoint.ip(), local.ip()))
+            .map(|(peer, endpoint)| outer_route(outside, intent, &peer.key, endpoint.ip(), source(intent, local)))
             .collect::<Result<_, _>>()?;
         Ok(Self { netns, netlink, node, device, local, routes })
     }
@@ -145,15 +145,21 @@ fn lookup(
     })
 }
 
+/// What packets to peers are sent from; the kernel's WireGuard leaves that to the route.
+fn source(intent: &Intent, local: SocketAddr) -> Option<IpAddr> {
+    let is_bound = intent.engine == Engine::Agent || intent.encap != Encap::Wireguard;
+    is_bound.then(|| local.ip())
+}
+
 /// The route that the kernel takes from `local` to a peer, and how specific it is.
 fn outer_route(
     netlink: &Netlink,
     intent: &Intent,
     key: &str,
     peer: IpAddr,
-    local: IpAddr,
+    local: Option<IpAddr>,
 ) -> Result<OuterRoute, Error> {
-    let lookup = lookup(netlink, intent, key, peer, Some(local))?;
+    let lookup = lookup(netlink, intent, key, peer, local)?;
     let prefix = netlink
         .routes(Some(lookup.table))
         .map_err(net_error)?
