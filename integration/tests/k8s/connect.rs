@@ -1,6 +1,6 @@
 //! `adit connect`: both clusters told from one description.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use adit_integration::scripts::root;
 use adit_lab::{Binaries, Error, Ran, Result, run};
@@ -22,38 +22,19 @@ pub const TESTS: &[Test] = &[
 
 const UP: Duration = Duration::from_secs(150);
 
-fn kubeconfigs() -> [String; 2] {
-    BOTH.map(|cluster| format!("/run/adit-k8s/{}/upper/etc/kubernetes/admin.conf", cluster.name))
-}
-
-/// Where kubectl is.
-fn parts() -> Result<String> {
-    let parts = fs::read_to_string("/run/adit-k8s/parts").map_err(|error| Error::Unexpected(error.to_string()))?;
-    Ok(parts.trim().to_owned())
-}
-
-/// From where both clusters can be reached.
-fn outside() -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg("--net=/run/netns/adit-k8s-router").arg("--").current_dir(root());
-    command
-}
-
-/// A line typed in the repository.
-fn as_user(line: &str) -> Result<Ran> {
-    let path = format!("{}:{}:{}", parts()?, Binaries::get()?.directory().display(), env!("PATH"));
-    let mut command = outside();
-    command.args(["bash", "-c", line]).env("PATH", path).env("KUBECONFIG", kubeconfigs().join(":"));
-    run(command, None, UP)
+/// A program in a shell from where both clusters are reached.
+fn shell(line: &[&str], input: Option<&str>) -> Result<Ran> {
+    let mut command = Command::new(root().join("scripts/k8s"));
+    command.arg("shell").args(line).current_dir(root()).env("ADIT_BIN_DIR", Binaries::get()?.directory());
+    run(command, input.map(str::as_bytes), UP)
 }
 
 /// `adit connect OPTION…` of this description, by somebody who has a kubeconfig for each cluster.
 fn connect(description: &Value, options: &[&str]) -> Result<Ran> {
-    let mut command = outside();
-    command.arg(Binaries::get()?.program("adit")?).args(["connect", "-", "--kubectl"]);
-    command.arg(PathBuf::from(parts()?).join("kubectl"));
-    command.args(kubeconfigs().iter().flat_map(|file| ["--kubeconfig", file])).args(options);
-    run(command, Some(description.to_string().as_bytes()), UP)
+    let files = BOTH.map(|cluster| format!("/run/adit-k8s/{}/upper/etc/kubernetes/admin.conf", cluster.name));
+    let files = files.iter().flat_map(|file| ["--kubeconfig", file]);
+    let line = ["adit", "connect", "-"].into_iter().chain(files).chain(options.iter().copied());
+    shell(&line.collect::<Vec<_>>(), Some(&description.to_string()))
 }
 
 fn description(stage: &Stage, tunnel: &Value) -> Value {
@@ -87,7 +68,8 @@ fn quick_start() -> Outcome {
     let chapter = chapter.ok_or("the README has no chapter \"On two clusters\"")?;
     let commands: Vec<&str> = chapter.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
     assert!(commands.iter().any(|command| command.starts_with("adit connect")), "{commands:?}");
-    let followed: Result<()> = commands.iter().try_for_each(|command| as_user(command)?.ok().map(drop));
+    let followed: Result<()> =
+        commands.iter().try_for_each(|command| shell(&["bash", "-c", command], None)?.ok().map(drop));
     for cluster in BOTH {
         let line = format!("delete deployment/{} network-attachment-definitions/plumbr --timeout=60s", cluster.pod);
         cluster.kubectl(&line)?.ok()?;
