@@ -169,12 +169,11 @@ fn change<'a>(record: &'a Record, keys: &'a Keys, found: &Device) -> DeviceChang
         .iter()
         .filter(|found| !stays(found))
         .map(|found| PeerChange { action: PeerAction::Remove, ..PeerChange::new(found.public_key) });
-    let told = spec.peers.iter().enumerate().filter_map(|(place, peer)| {
+    let told = spec.peers.iter().zip(&keys.preshared).filter_map(|(peer, preshared)| {
         let public = peer.public_key?;
-        let preshared = keys.preshared.get(place).and_then(Option::as_ref);
         let heard_from = of_key(found, public).and_then(|found| found.endpoint);
         Some(PeerChange {
-            preshared_key: Some(preshared.map(|key| Secret::new(key.bytes()))),
+            preshared_key: Some(preshared.as_ref().map(|key| Secret::new(key.bytes()))),
             endpoint: if heard_from.is_some() { None } else { known_endpoint(record, peer) },
             keepalive_seconds: Some(keepalive_seconds(peer)),
             replace_allowed_ips: true,

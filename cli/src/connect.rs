@@ -11,11 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use adit_lint::NETWORKS_ANNOTATION;
 use clap::Args;
 use cluster::Cluster;
 use description::Connection;
 use kubectl::Kubectl;
-use manifests::{Manifests, NETWORKS_ANNOTATION};
+use manifests::Manifests;
 
 use crate::Said;
 

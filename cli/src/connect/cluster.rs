@@ -1,12 +1,13 @@
 //! What is done in a cluster: objects are applied, and the agents of its nodes are asked through their own command line.
 
+use adit_lint::NETWORKS_ANNOTATION;
 use adit_tunnel::PublicKey;
 use serde_json::{Value, json};
 
 use super::{
     description::{Connection, Side, Workload, WorkloadKind},
     kubectl::Kubectl,
-    manifests::{self, Manifests, NETWORKS_ANNOTATION},
+    manifests::{self, Manifests},
 };
 
 const MANAGER: &str = "--field-manager=adit-connect";

@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 
+use adit_lint::NETWORKS_ANNOTATION;
 use adit_tunnel::{Effective, Encryption, PublicKey, Underlay};
 use serde_json::{Map, Value, json};
 
 use super::description::{Connection, Side};
 
-/// The annotation that selects networks.
-pub const NETWORKS_ANNOTATION: &str = "k8s.v1.cni.cncf.io/networks";
 /// How often an idle end sends something: so the tunnel is up before anybody uses it, and stays so behind a NAT.
 const KEEPALIVE: &str = "25s";
 

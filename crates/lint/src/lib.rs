@@ -40,6 +40,7 @@ use std::rc::Rc;
 pub use explain::Way;
 pub use finding::{Code, Finding, Severity};
 pub use manifest::Source;
+pub use pod::NETWORKS as NETWORKS_ANNOTATION;
 
 use across::Member;
 use attach::{Attached, attach};

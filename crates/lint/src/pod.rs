@@ -3,7 +3,7 @@
 use crate::{finding::Place, node::Node};
 
 /// What asks Multus for networks.
-pub(crate) const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
+pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 
 /// A pod, or what pods are made of.
 #[derive(Debug)]

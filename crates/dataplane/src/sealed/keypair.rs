@@ -108,7 +108,7 @@ impl Keypair {
         self.age(now) < REJECT_AFTER
     }
 
-    /// Whether the next session should be begun, now that something is sent.
+    /// Whether sending a packet should begin the next session.
     pub(crate) fn is_worn(&self, now: Instant) -> bool {
         (self.is_initiator && self.age(now) >= REKEY_AFTER) || self.counter >= REKEY_AFTER_PACKETS
     }
