@@ -18,6 +18,7 @@ pub mod config;
 pub mod encap;
 mod error;
 pub mod frame;
+mod health;
 pub mod keys;
 pub mod mtu;
 pub mod parse;

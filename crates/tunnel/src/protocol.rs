@@ -9,6 +9,7 @@ use adit_net::counters::Counters;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+pub use crate::health::{Delivery, Health, HealthState, RoundTrip};
 use crate::{
     AttachmentId, Encap, Encryption, Engine, Peer, Pod, PublicKey, Record, Underlay,
     keys::{KeyNames, Rotation},
@@ -126,8 +127,11 @@ pub struct TunnelStatus {
     /// Whose network the outer packets travel in.
     #[serde(default)]
     pub underlay: Underlay,
-    /// The interface's MTU in bytes.
+    /// The interface's MTU in bytes, as it is now.
     pub mtu_bytes: u16,
+    /// What the interface's MTU is where the path lets it, in bytes.
+    #[serde(default)]
+    pub mtu_limit_bytes: u16,
     /// The outer source.
     pub local: SocketAddr,
     /// The outer interface.
@@ -254,6 +258,9 @@ pub struct PeerStatus {
     /// Milliseconds since the last handshake with it; absent when there was none, and in plain tunnels.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_handshake_ms: Option<u64>,
+    /// How it is. Absent where the kernel carries the tunnel: nobody asks its peers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub health: Option<Health>,
 }
 
 impl PeerStatus {
@@ -277,7 +284,15 @@ impl PeerStatus {
             last_seen_ms: None,
             last_sent_ms: None,
             last_handshake_ms: None,
+            health: None,
         }
+    }
+
+    /// How it is, as far as anybody knows: where nobody asks it, whether a handshake has succeeded.
+    #[must_use]
+    pub fn health_state(&self) -> HealthState {
+        let by_handshake = if self.established { HealthState::Up } else { HealthState::Waiting };
+        self.health.as_ref().map_or(by_handshake, |health| health.state)
     }
 }
 
@@ -296,6 +311,7 @@ impl TunnelStatus {
             engine: spec.engine,
             underlay: spec.underlay,
             mtu_bytes: spec.mtu_bytes,
+            mtu_limit_bytes: spec.mtu_bytes,
             local: spec.local,
             device: spec.device.to_string(),
             addresses: record.addresses.clone(),
@@ -309,25 +325,24 @@ impl TunnelStatus {
         }
     }
 
-    /// The state in one word: `up` once every peer has answered, `waiting` while one has not, `down` when nothing carries it;
-    /// `ready` for `vxlan`, where nobody asks a peer whether it is there.
+    /// The state in one word, which is that of its worst peer; `down` when nothing carries it; `ready` for `vxlan`, where nobody asks a
+    /// peer whether it is there.
     #[must_use]
     pub fn state(&self) -> &'static str {
-        self.word(self.peers.iter().all(|peer| peer.established))
+        self.word(self.peers.iter().map(PeerStatus::health_state).max().unwrap_or(HealthState::Up))
     }
 
     /// The same for one of its peers.
     #[must_use]
     pub fn peer_state(&self, peer: &PeerStatus) -> &'static str {
-        self.word(peer.established)
+        self.word(peer.health_state())
     }
 
-    fn word(&self, established: bool) -> &'static str {
-        match (self.carried, established) {
-            (false, _) => "down",
+    fn word(&self, state: HealthState) -> &'static str {
+        match state {
+            _ if !self.carried => HealthState::Down.word(),
             _ if self.encap == Encap::Vxlan => "ready",
-            (true, true) => "up",
-            (true, false) => "waiting",
+            state => state.word(),
         }
     }
 }
@@ -376,6 +391,7 @@ mod tests {
             engine: Engine::Agent,
             underlay: Underlay::Pod,
             mtu_bytes: 1456,
+            mtu_limit_bytes: 1456,
             local: "10.10.1.200:6090".parse().unwrap(),
             device: "net1".into(),
             addresses: vec![],
