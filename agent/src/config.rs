@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use adit_dataplane::{Identity, PeerConfig, PeerId, PeerKeys, Security, TunnelConfig, TunnelStats};
+use adit_dataplane::{Identity, PeerConfig, PeerId, PeerKeys, Probing, Security, TunnelConfig, TunnelStats};
 use adit_tunnel::{Encap, Encryption, Peer, PublicKey, Record, keys::Keys};
 
 /// The tunnel of `record`, with its `keys` where it is sealed.
@@ -33,6 +33,7 @@ pub fn tunnel_config(record: &Record, keys: Option<Keys>) -> TunnelConfig {
         epoch: record.epoch_floor,
         shortcut: spec.shortcut,
         security,
+        probing: Probing::default(),
         peers: peers.collect(),
     }
 }

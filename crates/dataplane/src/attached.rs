@@ -256,6 +256,7 @@ mod tests {
             epoch: 1,
             shortcut: false,
             security: crate::Security::Plain,
+            probing: crate::Probing::default(),
             peers: vec![],
         };
         let core = Core::new(config, Instant::now(), [0; 32]).unwrap();

@@ -102,6 +102,23 @@ pub struct PeerConfig {
     pub keys: Option<PeerKeys>,
 }
 
+/// How peers are asked for signs of life, where their format has probes and they answer them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probing {
+    /// A request each so often; by default by need.
+    pub interval: Option<Duration>,
+    /// How long nothing may come before a peer counts as lost; by default by the interval, or the round trip.
+    pub timeout: Option<Duration>,
+    /// Whether the largest packet that passes is searched for, and the MTU follows.
+    pub path_mtu: bool,
+}
+
+impl Default for Probing {
+    fn default() -> Self {
+        Self { interval: None, timeout: None, path_mtu: true }
+    }
+}
+
 /// What a tunnel needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelConfig {
@@ -115,6 +132,8 @@ pub struct TunnelConfig {
     pub shortcut: bool,
     /// Format and protection.
     pub security: Security,
+    /// How peers are asked for signs of life.
+    pub probing: Probing,
     /// The peers at the start; more may come and go.
     pub peers: Vec<PeerConfig>,
 }

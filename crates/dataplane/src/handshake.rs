@@ -47,8 +47,10 @@ pub use crate::cookie::{COOKIE_SECRET_LIFETIME, Cookie};
 pub const BODY_BYTES: usize = 48;
 /// Capability: DATA with [`FLAG_PARTIAL_CHECKSUM`](crate::wire::FLAG_PARTIAL_CHECKSUM) is understood.
 pub const CAPABILITY_PARTIAL_CHECKSUM: u32 = 1;
+/// Capability: [probes](crate::probe) are answered.
+pub const CAPABILITY_PROBES: u32 = 4;
 /// What this implementation can do.
-pub const CAPABILITIES: u32 = CAPABILITY_PARTIAL_CHECKSUM;
+pub const CAPABILITIES: u32 = CAPABILITY_PARTIAL_CHECKSUM | CAPABILITY_PROBES;
 /// What each end tells the other about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {

@@ -26,6 +26,8 @@ mod outbound;
 mod peer;
 mod peers;
 mod poll;
+pub mod probe;
+mod probing;
 mod random;
 mod sealed;
 mod segment;
@@ -38,7 +40,7 @@ pub mod wire;
 mod worker;
 
 pub use {
-    config::{Identity, PeerConfig, PeerKeys, PublicKey, Secret, Security, TunnelConfig},
+    config::{Identity, PeerConfig, PeerKeys, Probing, PublicKey, Secret, Security, TunnelConfig},
     engine::{Engine, OnBreak, TunnelId},
     error::Error,
     offload::Offload,

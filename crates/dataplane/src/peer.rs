@@ -1,5 +1,6 @@
 use crate::{
     PeerConfig, PeerStats,
+    handshake::CAPABILITY_PROBES,
     sealed::{Sealed, keypair::Cipher},
 };
 use std::{
@@ -49,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) index: u32,
     pub(crate) epoch: u64,
     pub(crate) mtu_bytes: u16,
+    /// What both ends can do.
+    pub(crate) capabilities: u32,
     /// Nonce of its last HELLO that was accepted; 0 before the first.
     pub(crate) nonce: u64,
     /// It has shown that it knows our index.
@@ -169,6 +172,16 @@ impl Peer {
             Some(state) => self.endpoint.is_some() && state.usable(now).is_some(),
             None => self.usable_session().is_some(),
         }
+    }
+
+    /// Whether it answers probes, as far as it has said.
+    #[expect(dead_code, reason = "asked by what begins probes")]
+    pub(crate) fn answers_probes(&self) -> bool {
+        let capabilities = match &self.sealed {
+            Some(state) => state.current.as_ref().map(|keys| keys.capabilities),
+            None => self.session.map(|session| session.capabilities),
+        };
+        capabilities.is_some_and(|capabilities| capabilities & CAPABILITY_PROBES != 0)
     }
 
     /// The number of the next packet.

@@ -18,13 +18,13 @@ mod state;
 pub(crate) use noise::public_key;
 #[cfg(feature = "fuzzing")]
 pub(crate) use send::seal_anything;
-pub(crate) use send::{send_keepalive, send_one, send_packets};
+pub(crate) use send::{send_keepalive, send_one, send_packets, send_probe};
 pub(crate) use state::Sealed;
 
 use crate::{
     Error, Identity, PublicKey, Result, Secret, Security,
     budget::Budget,
-    handshake::CAPABILITY_PARTIAL_CHECKSUM,
+    handshake::CAPABILITIES,
     sealed::{format::Format, mac::MacKeys},
     wire::VERSION,
 };
@@ -108,7 +108,7 @@ impl Realm {
     }
 
     pub(crate) const fn capabilities(&self) -> u32 {
-        CAPABILITY_PARTIAL_CHECKSUM | if self.has_aes { CAPABILITY_AES } else { 0 }
+        CAPABILITIES | if self.has_aes { CAPABILITY_AES } else { 0 }
     }
 }
 

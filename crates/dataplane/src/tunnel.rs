@@ -301,8 +301,16 @@ impl Core {
                 if !peer.endpoint.is_some_and(|endpoint| same_host_and_port(endpoint, from)) {
                     return Err(DropReason::WrongSource);
                 }
-                if kind != Type::Data {
+                if !matches!(kind, Type::Data | Type::Probe) {
                     return Err(DropReason::UnknownType);
+                }
+                if kind == Type::Probe {
+                    peer.last_rx = Some(now);
+                    if let Some(session) = &mut peer.session {
+                        session.confirmed = true;
+                    }
+                    let length = HEADER_BYTES.saturating_add(payload.len());
+                    return self.receive_probe(slot, payload, length, now, out);
                 }
                 if !payload.is_empty() {
                     let addresses = inner::addresses(payload).ok_or(DropReason::MalformedInner)?;

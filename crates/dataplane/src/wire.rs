@@ -30,7 +30,8 @@
 //! | sequence | DATA: number for loss recovery; REPAIR: the last number it covers; else 0 |
 //!
 //! The payload of DATA is one whole IP packet, whose own length fields give its length, or nothing: a
-//! DATA of 16 bytes is a keepalive (it has a counter and no sequence). Sealed, a tag of 16 bytes follows. The payload of HANDSHAKE is in
+//! DATA of 16 bytes is a keepalive (it has a counter and no sequence). Sealed, a tag of 16 bytes follows.
+//! The payload of PROBE, sealed like DATA's, is in [`probe`](crate::probe), that of HANDSHAKE in
 //! [`handshake`](crate::handshake), of sealed tunnels in `sealed::format`. UNKNOWN has none. Bits without a use are sent as zero and ignored
 //! on receipt. Unknown versions and types are counted and dropped.
 

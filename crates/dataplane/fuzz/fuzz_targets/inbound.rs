@@ -2,7 +2,7 @@
 //! whole, and answers nobody with more bytes than it was sent.
 #![no_main]
 
-use adit_dataplane::{Checksum, Core, PeerConfig, PeerId, Security, Sink, TunnelConfig, wire};
+use adit_dataplane::{Checksum, Core, PeerConfig, PeerId, Probing, Security, Sink, TunnelConfig, wire};
 use libfuzzer_sys::fuzz_target;
 use std::{
     net::SocketAddr,
@@ -48,6 +48,7 @@ fn core(local: ([u8; 4], u16), remote: ([u8; 4], u16), theirs: &str, now: Instan
         epoch: 9,
         shortcut: false,
         security: Security::Plain,
+        probing: Probing::default(),
         peers: vec![peer],
     };
     Core::new(config, now, [local.0[3]; 32]).unwrap()

@@ -6,7 +6,7 @@
 #[allow(dead_code)]
 mod model;
 
-use adit_dataplane::{Checksum, Core, FromTun, PeerConfig, PeerId, Security, Sink, TunnelConfig, Vnet, fuzz, wire};
+use adit_dataplane::{Checksum, Core, FromTun, PeerConfig, PeerId, Probing, Security, Sink, TunnelConfig, Vnet, fuzz, wire};
 use libfuzzer_sys::fuzz_target;
 use std::{net::SocketAddr, time::Instant};
 
@@ -52,6 +52,7 @@ fn core(local: ([u8; 4], u16), remote: ([u8; 4], u16), now: Instant) -> Core {
         epoch: 9,
         shortcut: false,
         security: Security::Plain,
+        probing: Probing::default(),
         peers: vec![peer],
     };
     Core::new(config, now, [local.0[3]; 32]).unwrap()

@@ -56,13 +56,20 @@ pub(crate) enum Incoming<'a> {
         nonce: &'a [u8; COOKIE_NONCE_BYTES],
         sealed: &'a [u8; SEALED_COOKIE_BYTES],
     },
-    Data {
-        receiver: u32,
-        counter: Counter,
-        flags: u8,
-    },
+    Packet(Packet),
     /// The sender does not know this index.
     Unknown(u32),
+}
+
+/// A packet within a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Packet {
+    /// The index that it is for.
+    pub(crate) receiver: u32,
+    pub(crate) counter: Counter,
+    pub(crate) flags: u8,
+    /// A [`probe`](crate::probe) instead of an inner packet.
+    pub(crate) is_probe: bool,
 }
 
 /// A handshake message.
@@ -149,7 +156,10 @@ fn read_adit(datagram: &[u8]) -> Result<Incoming<'_>, DropReason> {
     let header = Header::decode(header)?;
     let receiver = header.index;
     match header.kind {
-        Type::Data => Ok(Incoming::Data { receiver, counter: Counter::Low(header.counter), flags: header.flags }),
+        Type::Data | Type::Probe => {
+            let (counter, is_probe) = (Counter::Low(header.counter), header.kind == Type::Probe);
+            Ok(Incoming::Packet(Packet { receiver, counter, flags: header.flags, is_probe }))
+        }
         Type::Unknown => Ok(Incoming::Unknown(receiver)),
         Type::Handshake => {
             let (&[kind, min_version, max_version, _], rest) = body.split_first_chunk().ok_or(DropReason::Runt)?;
@@ -161,7 +171,7 @@ fn read_adit(datagram: &[u8]) -> Result<Incoming<'_>, DropReason> {
                 _ => Err(DropReason::UnknownType),
             }
         }
-        Type::Repair | Type::Report | Type::Probe => Err(DropReason::UnknownType),
+        Type::Repair | Type::Report => Err(DropReason::UnknownType),
     }
 }
 
@@ -215,7 +225,7 @@ fn read_wireguard(datagram: &[u8]) -> Result<Incoming<'_>, DropReason> {
         WG_DATA => {
             let (counter, _) = rest.split_first_chunk().ok_or(DropReason::Runt)?;
             let counter = Counter::Whole(u64::from_le_bytes(*counter));
-            Ok(Incoming::Data { receiver: index, counter, flags: 0 })
+            Ok(Incoming::Packet(Packet { receiver: index, counter, flags: 0, is_probe: false }))
         }
         _ => Err(DropReason::UnknownType),
     }
@@ -270,8 +280,8 @@ mod tests {
     fn wireguards_data_is_as_documented() {
         let header = Format::wireguard_header(0x0403_0201, 0x0807_0605_0403_0201);
         assert_eq!(header, [4, 0, 0, 0, 1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8]);
-        let expected =
-            Incoming::Data { receiver: 0x0403_0201, counter: Counter::Whole(0x0807_0605_0403_0201), flags: 0 };
+        let counter = Counter::Whole(0x0807_0605_0403_0201);
+        let expected = Incoming::Packet(Packet { receiver: 0x0403_0201, counter, flags: 0, is_probe: false });
         assert_eq!(Format::WireGuard.read(&header), Ok(expected));
     }
 

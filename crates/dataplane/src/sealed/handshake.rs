@@ -48,6 +48,7 @@ impl Core {
             is_initiator: false,
             cipher: cipher(capabilities),
             remote: offer.map(|offer| (offer.epoch, offer.mtu_bytes)),
+            capabilities,
         };
         let keys = Keypair::new(about, &keys, now).ok_or(DropReason::BadHandshake)?;
         state.stamp = stamp;
@@ -131,6 +132,7 @@ impl Core {
             is_initiator: true,
             cipher: cipher(offer.map_or(0, |offer| offer.capabilities)),
             remote: offer.map(|offer| (offer.epoch, offer.mtu_bytes)),
+            capabilities: offer.map_or(0, |offer| offer.capabilities),
         };
         let keys = Keypair::new(about, &keys, now).ok_or(DropReason::BadHandshake)?;
         let given_up = state.begin(keys, now);

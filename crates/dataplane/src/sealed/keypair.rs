@@ -56,6 +56,8 @@ pub(crate) struct Keypair {
     pub(crate) cipher: Cipher,
     /// The peer's incarnation and inner MTU, where the handshake tells them.
     pub(crate) remote: Option<(u64, u16)>,
+    /// What both ends can do; 0 where the handshake does not tell.
+    pub(crate) capabilities: u32,
     send: LessSafeKey,
     receive: LessSafeKey,
     counter: u64,
@@ -69,6 +71,7 @@ pub(crate) struct About {
     pub(crate) is_initiator: bool,
     pub(crate) cipher: Cipher,
     pub(crate) remote: Option<(u64, u16)>,
+    pub(crate) capabilities: u32,
 }
 
 impl Keypair {
@@ -79,7 +82,7 @@ impl Keypair {
             Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
         };
         let key = |bytes: &[u8; 32]| UnboundKey::new(algorithm, bytes).ok().map(LessSafeKey::new);
-        let About { our_index, their_index, is_initiator, cipher, remote } = about;
+        let About { our_index, their_index, is_initiator, cipher, remote, capabilities } = about;
         Some(Self {
             our_index,
             their_index,
@@ -87,6 +90,7 @@ impl Keypair {
             born: now,
             cipher,
             remote,
+            capabilities,
             send: key(&keys.send)?,
             receive: key(&keys.receive)?,
             counter: 0,
@@ -172,7 +176,8 @@ mod tests {
 
     fn pair(cipher: Cipher) -> (Keypair, Keypair) {
         let now = Instant::now();
-        let about = |is_initiator| About { our_index: 1, their_index: 2, is_initiator, cipher, remote: None };
+        let about =
+            |is_initiator| About { our_index: 1, their_index: 2, is_initiator, cipher, remote: None, capabilities: 0 };
         let (one, two) = (Zeroizing::new([1; 32]), Zeroizing::new([2; 32]));
         let alice = Keys { send: one.clone(), receive: two.clone() };
         let bob = Keys { send: two, receive: one };

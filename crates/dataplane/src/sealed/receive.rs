@@ -1,7 +1,7 @@
 //! What comes from the network to a sealed tunnel. Nothing is believed before it is authenticated.
 
 use super::{
-    format::{Counter, Format, Incoming},
+    format::{Counter, Format, Incoming, Packet},
     send_keepalive,
 };
 use crate::{
@@ -21,9 +21,7 @@ impl Core {
     ) -> Result<(), DropReason> {
         let format = self.way.format;
         match format.read(datagram)? {
-            Incoming::Data { receiver, counter, flags } => {
-                self.receive_sealed_data(from, (receiver, counter, flags), datagram, now, out)
-            }
+            Incoming::Packet(packet) => self.receive_sealed_packet(from, packet, datagram, now, out),
             Incoming::Initiation(message) => self.receive_initiation(from, &message, now, out),
             Incoming::Answer(message) => self.receive_answer(from, &message, now, out),
             Incoming::Cookie { receiver, nonce, sealed } => {
@@ -58,10 +56,10 @@ impl Core {
         Ok(())
     }
 
-    fn receive_sealed_data<'p>(
+    fn receive_sealed_packet<'p>(
         &mut self,
         from: SocketAddr,
-        (receiver, counter, flags): (u32, Counter, u8),
+        Packet { receiver, counter, flags, is_probe }: Packet,
         datagram: &'p mut [u8],
         now: Instant,
         out: &mut impl Sink<'p>,
@@ -87,7 +85,7 @@ impl Core {
         let length = keys.open(counter, authenticated, sealed).ok_or(DropReason::BadTag)?;
         let is_newest = keys.mark(counter);
         let packet = sealed.get_mut(..length).unwrap_or_default();
-        let is_data = !packet.is_empty();
+        let is_data = !packet.is_empty() && !is_probe;
         let timer = state.heard(is_data, now);
         let promoted = state.promote(receiver, now);
         peer.last_rx = Some(now);
@@ -102,6 +100,10 @@ impl Core {
         }
         if timer {
             self.wake_by_timers(slot);
+        }
+        if is_probe {
+            let body = datagram.get(HEADER_BYTES..HEADER_BYTES.saturating_add(length)).unwrap_or_default();
+            return self.receive_probe(slot, body, datagram.len(), now, out);
         }
         if is_data {
             self.deliver(slot, flags, length, datagram, out)?;

@@ -8,6 +8,7 @@ use crate::{
     Sink,
     inner::complete_checksum,
     peer::{Peer, Traffic},
+    probe,
     segment::{Checksum, Several, put},
     session::{TIMESTAMP_SHIFT, Way},
     wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type},
@@ -71,6 +72,23 @@ pub(crate) fn send_keepalive<'p>(peer: &mut Peer, way: Way, now: Instant, out: &
     true
 }
 
+/// Sends a probe whose payload has this length. False: there is no session to send it in.
+pub(crate) fn send_probe<'p>(
+    peer: &mut Peer,
+    body: &[u8; probe::BODY_BYTES],
+    length: usize,
+    way: Way,
+    now: Instant,
+    out: &mut impl Sink<'p>,
+) -> bool {
+    if let Some(state) = &mut peer.sealed {
+        state.said(false, now);
+    }
+    let Some((to, mut sealer)) = Sealer::open(peer, way, now) else { return false };
+    sealer.send_probe(to, body, length, out);
+    true
+}
+
 /// A peer's session at work.
 struct Sealer<'a> {
     keys: &'a mut Keypair,
@@ -93,6 +111,20 @@ impl<'a> Sealer<'a> {
         let clock = (now.saturating_duration_since(way.start).as_micros() >> TIMESTAMP_SHIFT) as u16;
         let peer = Counted { sequence: &mut peer.sequence, tx: &mut peer.tx };
         Some((to, Self { keys, peer, way, clock }))
+    }
+
+    /// Sends a probe: `body`, followed by as many zeros as make it a payload of this length.
+    fn send_probe<'p>(
+        &mut self,
+        to: SocketAddr,
+        body: &[u8; probe::BODY_BYTES],
+        length: usize,
+        out: &mut impl Sink<'p>,
+    ) {
+        let counter = self.keys.next_counter();
+        let header = Header { counter: counter as u32, ..Header::new(Type::Probe, self.keys.their_index) }.encode();
+        let length = length.max(body.len());
+        self.seal(to, counter, &header, length, out, |place| put(place, 0, body));
     }
 
     /// Sends a packet of this length, which `write` puts into its place.
@@ -125,16 +157,31 @@ impl<'a> Sealer<'a> {
         if length > 0 {
             peer.tx.count(length);
         }
-        let total = [HEADER_BYTES, length, padding, TAG_BYTES].into_iter().fold(0, usize::saturating_add);
-        out.datagram(to, total, |place| {
-            let Some(packet) = place.get_mut(HEADER_BYTES..HEADER_BYTES.saturating_add(length)) else { return false };
-            write(packet);
-            put(place, 0, &header);
-            if let Some(padding) = place.get_mut(HEADER_BYTES.saturating_add(length)..) {
+        self.seal(to, counter, &header, length.saturating_add(padding), out, |place| {
+            if let Some((packet, padding)) = place.split_at_mut_checked(length) {
+                write(packet);
                 padding.fill(0);
             }
-            let authenticated = if way.format == Format::Adit { &header[..] } else { &[] };
-            keys.seal(counter, authenticated, place).is_some()
+        });
+    }
+
+    /// Sends a datagram with this header and a payload of this length, which `write` puts into its place.
+    fn seal<'p>(
+        &self,
+        to: SocketAddr,
+        counter: u64,
+        header: &[u8; HEADER_BYTES],
+        length: usize,
+        out: &mut impl Sink<'p>,
+        write: impl FnOnce(&mut [u8]),
+    ) {
+        let total = [HEADER_BYTES, length, TAG_BYTES].into_iter().fold(0, usize::saturating_add);
+        out.datagram(to, total, |place| {
+            let Some(payload) = place.get_mut(HEADER_BYTES..HEADER_BYTES.saturating_add(length)) else { return false };
+            write(payload);
+            put(place, 0, header);
+            let authenticated = if self.way.format == Format::Adit { &header[..] } else { &[] };
+            self.keys.seal(counter, authenticated, place).is_some()
         });
     }
 }

@@ -1,6 +1,6 @@
 //! Tunnels whose pods are in this process.
 
-use adit_dataplane::{Engine, PeerConfig, PeerId, Security, TunnelConfig, TunnelId, TunnelStats, wire};
+use adit_dataplane::{Engine, PeerConfig, PeerId, Probing, Security, TunnelConfig, TunnelId, TunnelStats, wire};
 use nix::sys::{
     socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair, sockopt},
     time::TimeVal,
@@ -39,6 +39,7 @@ pub fn config(own: usize, local: SocketAddr, remote: SocketAddr) -> TunnelConfig
         epoch: 1,
         shortcut: false,
         security: Security::Plain,
+        probing: Probing::default(),
         peers: vec![peer(remote, 1 - own)],
     }
 }

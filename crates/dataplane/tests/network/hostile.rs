@@ -106,7 +106,7 @@ fn unknown_versions_and_types() {
     is_dropped_as(&mut world, BOB, &first_byte(0x02), "unknown_version");
     is_dropped_as(&mut world, BOB, &first_byte(0x61), "unknown_type");
     is_dropped_as(&mut world, BOB, &first_byte(0x11), "unknown_type");
-    is_dropped_as(&mut world, BOB, &first_byte(0x31), "unknown_type");
+    is_dropped_as(&mut world, BOB, &first_byte(0x31), "runt");
     let mut handshake = Header::new(Type::Handshake, 0).encode().to_vec();
     handshake.extend([9; 48]);
     let mut ours = handshake.clone();

@@ -11,6 +11,7 @@
 mod handshakes;
 mod hostile;
 mod peers;
+mod probes;
 mod sealed;
 mod timers;
 mod world;

@@ -2,7 +2,7 @@
 //! test: she reads `sent`, loses datagrams through `lose`, and sends what she likes with `inject`.
 
 use adit_dataplane::{
-    Checksum, Core, FromTun, PeerConfig, PeerId, Security, Sink, TunnelConfig, TunnelStats, Vnet, wire,
+    Checksum, Core, FromTun, PeerConfig, PeerId, Probing, Security, Sink, TunnelConfig, TunnelStats, Vnet, wire,
 };
 use std::{
     collections::VecDeque,
@@ -24,7 +24,7 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// `hello`, `cookie`, `welcome`, `data`, `keepalive`, `unknown`, or `other`; of sealed ones `initiation`, `answer` and
+    /// `hello`, `cookie`, `welcome`, `data`, `keepalive`, `probe`, `unknown`, or `other`; of sealed ones `initiation`, `answer` and
     /// `sealed cookie`, and `data` for whatever is sealed.
     pub fn kind(&self) -> &'static str {
         match (&self.bytes[..], self.bytes.len()) {
@@ -43,6 +43,7 @@ impl Datagram {
             (Some(4), Some(6)) => "sealed cookie",
             (Some(0), None) => "keepalive",
             (Some(0), Some(_)) => "data",
+            (Some(3), Some(_)) => "probe",
             (Some(5), None) => "unknown",
             _ => "other",
         }
@@ -123,6 +124,7 @@ pub fn tunnel(local: &str, epoch: u64, peers: &[PeerConfig]) -> TunnelConfig {
         epoch,
         shortcut: false,
         security: Security::Plain,
+        probing: Probing::default(),
         peers: peers.to_vec(),
     }
 }

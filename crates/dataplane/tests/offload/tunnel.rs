@@ -2,7 +2,7 @@
 
 use crate::model::{self, Headers, TCP, u32_at};
 use adit_dataplane::{
-    Checksum, Core, FromTun, Gso, GsoKind, Identity, PeerConfig, PeerId, PeerKeys, Secret, Security, Sink,
+    Checksum, Core, FromTun, Gso, GsoKind, Identity, PeerConfig, PeerId, PeerKeys, Probing, Secret, Security, Sink,
     TunnelConfig, Vnet, wire,
 };
 use std::{
@@ -75,6 +75,7 @@ impl Tunnel {
                 mtu_bytes: MTU_BYTES,
                 epoch: 9,
                 security: format.map_or(Security::Plain, |format| format(identity)),
+                probing: Probing::default(),
                 peers: vec![peer],
                 shortcut: false,
             };

@@ -1,0 +1,67 @@
+//! The exchange of [probes](crate::probe): requests leave, and are answered.
+
+use crate::{
+    Core, DropReason, Sink,
+    peer::Peer,
+    peers::Slot,
+    probe::{BODY_BYTES, Counts, Kind, Probe},
+    sealed,
+    session::Way,
+    wire::{HEADER_BYTES, Header, Type},
+};
+use std::{net::SocketAddr, time::Instant};
+
+impl Core {
+    /// A probe of an established peer, whose datagram had this length.
+    pub(crate) fn receive_probe<'p>(
+        &mut self,
+        slot: Slot,
+        payload: &[u8],
+        datagram_bytes: usize,
+        now: Instant,
+        out: &mut impl Sink<'p>,
+    ) -> Result<(), DropReason> {
+        let probe = Probe::decode(payload)?;
+        let way = self.way;
+        let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
+        match probe.kind {
+            Kind::Request => {
+                let length = u16::try_from(datagram_bytes).unwrap_or(u16::MAX);
+                let answer =
+                    Probe { kind: Kind::Answer(length), counts: Counts::default(), path_mtu_bytes: 0, ..probe };
+                send_probe(peer, &answer, BODY_BYTES, way, now, out);
+                Ok(())
+            }
+            Kind::Answer(_) => Err(DropReason::UnexpectedAnswer),
+        }
+    }
+}
+
+/// Sends a probe in the peer's session, padded to a payload of this length. False: there is no session to send it in.
+pub(crate) fn send_probe<'p>(
+    peer: &mut Peer,
+    probe: &Probe,
+    length: usize,
+    way: Way,
+    now: Instant,
+    out: &mut impl Sink<'p>,
+) -> bool {
+    let body = probe.encode();
+    if peer.sealed.is_some() {
+        return sealed::send_probe(peer, &body, length, way, now, out);
+    }
+    let (Some(to), Some(session)) = (peer.endpoint, peer.usable_session()) else { return false };
+    let header = Header { counter: peer.next_counter(), ..Header::new(Type::Probe, session.index) };
+    peer.last_tx = Some(now);
+    send_padded(to, &header, &body, length, out);
+    true
+}
+
+fn send_padded<'p>(to: SocketAddr, header: &Header, body: &[u8; BODY_BYTES], length: usize, out: &mut impl Sink<'p>) {
+    let mut datagram = vec![0; HEADER_BYTES.saturating_add(length.max(BODY_BYTES))];
+    let head = header.encode();
+    for (place, byte) in datagram.iter_mut().zip(head.iter().chain(body)) {
+        *place = *byte;
+    }
+    out.network(to, &datagram, &[]);
+}
