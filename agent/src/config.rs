@@ -33,7 +33,11 @@ pub fn tunnel_config(record: &Record, keys: Option<Keys>) -> TunnelConfig {
         epoch: record.epoch_floor,
         shortcut: spec.shortcut,
         security,
-        probing: Probing::default(),
+        probing: Probing {
+            interval: spec.probe_interval_ms.map(Duration::from_millis),
+            timeout: spec.probe_timeout_ms.map(Duration::from_millis),
+            path_mtu: !spec.fixed_mtu,
+        },
         peers: peers.collect(),
     }
 }

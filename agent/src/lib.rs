@@ -5,6 +5,7 @@
 //! changes ([`watch`]) it looks whether the pods still exist, and lets go of those that nobody removed.
 #![forbid(unsafe_code)]
 
+mod check;
 mod claims;
 mod config;
 pub mod confine;

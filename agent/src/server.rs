@@ -29,7 +29,7 @@ use nix::{
 };
 use tokio::{net::UnixListener, sync::Semaphore};
 
-use crate::{Error, Result, registry::Registry, reopen::Descriptors};
+use crate::{Error, Result, check, registry::Registry, reopen::Descriptors};
 
 /// How long a client may take for its whole request, and once more to take the whole answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -168,9 +168,10 @@ fn respond(request: Request, descriptors: Vec<OwnedFd>, registry: &Registry) -> 
             registry.detach(&attachment);
             Response::Done
         }
-        Request::Inspect { attachment } => {
-            Response::Tunnels { tunnels: registry.inspect(&attachment).into_iter().collect() }
-        }
+        Request::Check { attachment, peers } => match check::vouch(registry.inspect(&attachment), &attachment, peers) {
+            Ok(()) => Response::Done,
+            Err(message) => Response::Refused { message },
+        },
         Request::Status => Response::Tunnels { tunnels: registry.status() },
         Request::PublicKey { names } => match registry.public_key(&names) {
             Ok(public_key) => Response::PublicKey { public_key },

@@ -8,12 +8,12 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::{
     AttachmentId, Error, PublicKey, Record, Result, frame,
     keys::{KeyNames, Rotation},
-    protocol::{Answer, Carried, Envelope, Kind, PROTOCOL_VERSION, Request, SOCKET_NAME, TunnelStatus},
+    protocol::{Answer, Envelope, Kind, PROTOCOL_VERSION, Request, SOCKET_NAME, TunnelStatus},
 };
 
 /// How long the agent may take to answer.
@@ -59,13 +59,12 @@ impl Client {
         self.done("let go of the tunnel", Request::Detach { attachment: attachment.clone() }, &[])
     }
 
-    /// Whether one tunnel is carried; `None` when the agent does not know it.
+    /// Whether one tunnel is carried and, with `peers`, whether all of its peers answer.
     ///
     /// # Errors
-    /// The agent does not answer, or refuses.
-    pub fn inspect(&self, attachment: &AttachmentId) -> Result<Option<Carried>> {
-        let request = Request::Inspect { attachment: attachment.clone() };
-        Ok(self.exchange("describe the tunnel", request, &[], Kind::Tunnels)?.tunnels.into_iter().next())
+    /// The agent does not answer; or it says what is missing.
+    pub fn check(&self, attachment: &AttachmentId, peers: bool) -> Result<()> {
+        self.done("vouch for the tunnel", Request::Check { attachment: attachment.clone(), peers }, &[])
     }
 
     /// The state of every tunnel.
@@ -82,7 +81,7 @@ impl Client {
     /// The agent does not answer, or cannot use one of the keys.
     pub fn public_key(&self, names: &KeyNames) -> Result<PublicKey> {
         let request = Request::PublicKey { names: Box::new(names.clone()) };
-        let answer = self.exchange::<Carried>("load the tunnel's keys", request, &[], Kind::PublicKey)?;
+        let answer = self.exchange::<IgnoredAny>("load the tunnel's keys", request, &[], Kind::PublicKey)?;
         answer.public_key.ok_or_else(|| self.misread("it left out the public key".into()))
     }
 
@@ -92,7 +91,7 @@ impl Client {
     /// The agent does not answer, or refuses.
     pub fn rotate_key(&self, attachment: &AttachmentId, step: Rotation) -> Result<PublicKey> {
         let request = Request::RotateKey { attachment: attachment.clone(), step };
-        let answer = self.exchange::<Carried>("change the tunnel's key", request, &[], Kind::PublicKey)?;
+        let answer = self.exchange::<IgnoredAny>("change the tunnel's key", request, &[], Kind::PublicKey)?;
         answer.public_key.ok_or_else(|| self.misread("it left out the public key".into()))
     }
 
@@ -112,7 +111,7 @@ impl Client {
     }
 
     fn done(&self, action: &str, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        self.exchange::<Carried>(action, request, descriptors, Kind::Done).map(drop)
+        self.exchange::<IgnoredAny>(action, request, descriptors, Kind::Done).map(drop)
     }
 
     fn exchange<T: DeserializeOwned>(

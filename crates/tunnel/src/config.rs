@@ -17,6 +17,7 @@ use crate::{Encap, Encryption, Error, Intent, Result, parse, spec::IntentPeer};
 
 mod peers;
 mod place;
+mod probe;
 mod wire;
 
 /// The interface's name when none is written.
@@ -85,7 +86,7 @@ pub struct Config {
     pub shortcut: Option<bool>,
     /// Loss recovery.
     pub fec: Option<Value>,
-    /// Health probing.
+    /// Health probing: `interval`, `timeout`, `mtu`.
     pub probe: Option<Value>,
     /// How long ADD waits for the peer.
     pub wait_ready: Option<String>,
@@ -207,6 +208,7 @@ impl Config {
         let encryption = self.encryption(encap)?;
         let (engine, underlay) = (self.carrier(encap)?, self.underlay(encryption)?);
         self.refuse_unsupported(encap)?;
+        let (probe, wait_ready) = (self.probe(encap)?, self.wait(encap)?);
         let vxlan = (encap == Encap::Vxlan).then(|| wire::vxlan(self)).transpose()?;
         let device = self.device.as_deref().map(|text| interface("device", text)).transpose()?;
         let port = encap.default_port();
@@ -227,6 +229,8 @@ impl Config {
             local,
             mtu_bytes,
             shortcut,
+            probe,
+            wait_ready,
             vxlan,
             private_key_file,
             peers,
@@ -310,14 +314,8 @@ impl Config {
         if encap != Encap::Udp && self.shortcut == Some(true) {
             return Err(wire::meaningless("shortcut", true, encap));
         }
-        let later = [
-            ("fec", self.fec.as_ref().map(Value::to_string)),
-            ("probe", self.probe.as_ref().map(Value::to_string)),
-            ("waitReady", self.wait_ready.clone()),
-            ("checkPeer", self.check_peer.filter(|wanted| *wanted).map(|wanted| wanted.to_string())),
-        ];
-        if let Some((key, value)) = later.into_iter().find_map(|(key, value)| value.map(|v| (key, v))) {
-            return Err(Error::invalid(key, value, "is not supported by this version", "leave it out"));
+        if let Some(value) = &self.fec {
+            return Err(Error::invalid("fec", value, "is not supported by this version", "leave it out"));
         }
         if self.capabilities.as_ref().and_then(|c| c.get("ips")).copied().unwrap_or(false) {
             return Err(Error::invalid(

@@ -32,6 +32,23 @@ impl fmt::Display for Encryption {
     }
 }
 
+/// How peers are asked for signs of life, where Adit's own format is on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// How often, where that was written.
+    pub interval: Option<Duration>,
+    /// How long nothing may come before a peer counts as lost, where that was written.
+    pub timeout: Option<Duration>,
+    /// Whether the interface's MTU follows what the path lets through.
+    pub mtu: bool,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self { interval: None, timeout: None, mtu: true }
+    }
+}
+
 /// A configuration whose every key was checked, before the pod was looked at.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -54,6 +71,10 @@ pub struct Intent {
     pub mtu_bytes: Option<u32>,
     /// Whether packets may skip the network on the way to a peer of the same agent.
     pub shortcut: bool,
+    /// How peers are asked for signs of life.
+    pub probe: Probe,
+    /// How long ADD waits for the peers.
+    pub wait_ready: Option<Duration>,
     /// What only `vxlan` has.
     pub vxlan: Option<Vxlan>,
     /// The file of this end's private key, when one is named.
@@ -148,6 +169,15 @@ pub struct Spec {
     /// Whether packets may skip the network on the way to a peer of the same agent.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub shortcut: bool,
+    /// How often peers are asked for signs of life, in milliseconds, where that was written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probe_interval_ms: Option<u64>,
+    /// How long nothing may come before a peer counts as lost, in milliseconds, where that was written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probe_timeout_ms: Option<u64>,
+    /// Whether the interface's MTU stays whatever the path lets through.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub fixed_mtu: bool,
     /// What only `vxlan` has.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub vxlan: Option<Vxlan>,
@@ -298,6 +328,9 @@ impl Intent {
             local,
             mtu_bytes,
             shortcut: self.shortcut,
+            probe_interval_ms: self.probe.interval.map(milliseconds),
+            probe_timeout_ms: self.probe.timeout.map(milliseconds),
+            fixed_mtu: !self.probe.mtu,
             vxlan: self.vxlan,
             private_key_file: self.private_key_file.clone(),
             public_key: None,
@@ -309,7 +342,7 @@ impl Intent {
                     public_key: peer.public_key,
                     preshared_key_file: peer.preshared_key_file.clone(),
                     allowed_ips: peer.allowed_ips.clone(),
-                    keepalive_ms: peer.keepalive.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+                    keepalive_ms: peer.keepalive.map(milliseconds),
                 })
                 .collect(),
         })
@@ -352,6 +385,10 @@ impl Spec {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
 fn is_pod(underlay: &Underlay) -> bool {
     *underlay == Underlay::Pod
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn is_link_local(address: IpAddr) -> bool {

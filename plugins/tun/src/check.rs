@@ -1,6 +1,6 @@
 //! CHECK: what the node can see for itself. Whether the peer is there is another question: it may not exist yet.
 
-use adit_cni::{Call, CniResult, Code, Error};
+use adit_cni::{Call, CniResult, Error};
 use adit_net::{Link, LinkKind, Netlink, Route, Vxlan};
 use adit_plugin::{check, net_error, open_pod};
 use adit_tunnel::{AttachmentId, Config, Encap, Engine, Spec, State};
@@ -16,6 +16,7 @@ pub fn local_truth(
     call: &Call<Config>,
     attachment: &AttachmentId,
     previous: &CniResult,
+    check_peer: bool,
 ) -> Result<(), Error> {
     let sandbox = call.netns.display().to_string();
     let (index, interface) = check::pod_interface(previous, attachment.if_name.as_str(), &sandbox)?;
@@ -60,20 +61,11 @@ pub fn local_truth(
             )));
         }
     }
-    if record.spec.needs_agent() { carried(tun, attachment) } else { Ok(()) }
-}
-
-/// The agent carries it, or finds its keys and peers in the kernel's device.
-fn carried(tun: &Tun, attachment: &AttachmentId) -> Result<(), Error> {
-    let status = tun.agent.inspect(attachment).map_err(tunnel_error)?;
-    match status {
-        Some(status) if status.carried => Ok(()),
-        Some(status) => {
-            Err(Error::new(Code::INTERNAL, format!("tunnel {attachment} is not carried: {}", status.reason)))
-        }
-        None => Err(Error::new(Code::INTERNAL, format!("tunnel {attachment} is unknown to the agent"))
-            .with_details("it takes recorded tunnels up within two seconds; see its log if this stays")),
+    if record.spec.needs_agent() {
+        // It carries the tunnel, or finds its keys and peers in the kernel's device.
+        tun.agent.check(attachment, check_peer).map_err(tunnel_error)?;
     }
+    Ok(())
 }
 
 /// The VXLAN device is as ADD made it.

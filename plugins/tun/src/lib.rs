@@ -14,7 +14,11 @@ mod pod;
 mod remove;
 mod routes;
 
-use std::path::Path;
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use adit_cni::{Attachment, Call, CniResult, Code, DelCall, Error, GcCall, Interface, Ip, Plugin, Route, StatusCall};
 use adit_net::Netlink;
@@ -30,6 +34,9 @@ use plan::{Plan, new_record};
 use pod::Found;
 use remove::Remover;
 use serde_json::{Map, Value};
+
+/// How often a waiting ADD asks.
+const READY_PERIOD: Duration = Duration::from_millis(20);
 
 /// The plugin, working in one run directory.
 pub struct Tun {
@@ -61,6 +68,22 @@ impl Tun {
         }
         self.agent.public_key(&names).map(Some).map_err(key_error)
     }
+
+    /// Waits until every peer answers, where the configuration wants that, and at most as long as it says.
+    fn wait_ready(&self, attachment: &AttachmentId, patience: Option<Duration>) -> Result<(), Error> {
+        let Some(patience) = patience else { return Ok(()) };
+        let start = Instant::now();
+        loop {
+            match self.agent.check(attachment, true) {
+                Ok(()) => return Ok(()),
+                Err(error) if start.elapsed() >= patience => {
+                    let text = format!("waitReady: not within {patience:?}: {error}");
+                    return Err(Error::new(Code::TRY_AGAIN_LATER, text));
+                }
+                Err(_) => thread::sleep(READY_PERIOD),
+            }
+        }
+    }
 }
 
 impl Plugin for Tun {
@@ -90,6 +113,7 @@ impl Plugin for Tun {
                 remover.remove(&plan.record.attachment, Some(&call.netns))?;
             }
             apply(&plan, &found, self, undo)?;
+            self.wait_ready(&plan.record.attachment, intent.wait_ready)?;
             Ok(extended(previous.clone(), &plan, &inner))
         })
     }
@@ -98,7 +122,8 @@ impl Plugin for Tun {
         let effective = effective(&call.raw).map_err(tunnel_error)?;
         let previous = previous_result(call.prev_result.as_ref())?;
         let attachment = attachment_id(&call.attachment, &effective.config)?;
-        check::local_truth(self, call, &attachment, previous)?;
+        let check_peer = effective.config.check_peer.unwrap_or(false);
+        check::local_truth(self, call, &attachment, previous, check_peer)?;
         Child::new(&effective, &attachment.if_name, &call.delegate, &call.args, &call.raw)?.check()
     }
 

@@ -112,9 +112,17 @@ pub(super) const TUN: &[Text] = &[
         r#"{"default": false}"#,
     ),
     ("fec", "Loss recovery: not supported yet.", ""),
-    ("probe", "Health probing: not supported yet.", ""),
-    ("waitReady", "How long ADD waits for the peer: not supported yet.", ""),
-    ("checkPeer", "Whether CHECK asks for the peer too: not supported yet.", ""),
+    (
+        "probe",
+        "udp: how often peers are asked for signs of life (default: by need), after how long without any they are down, and whether the MTU follows the path.",
+        r#"{"type": "object", "additionalProperties": false, "properties": {"interval": {"type": "string", "pattern": "^[0-9]+(ms|s|m)$"}, "timeout": {"type": "string", "pattern": "^[0-9]+(ms|s|m)$"}, "mtu": {"type": "boolean", "default": true}}}"#,
+    ),
+    (
+        "waitReady",
+        "udp, wireguard: how long ADD waits for every peer to answer, such as \"10s\"; then it fails.",
+        r#"{"pattern": "^[0-9]+(ms|s|m)$"}"#,
+    ),
+    ("checkPeer", "udp, wireguard: CHECK fails while a peer does not answer.", r#"{"default": false}"#),
     (
         "overrides",
         "Keys that a pod's annotation may set through \"cni-args\": { \"tun\": { … } }.",

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::*;
@@ -49,7 +51,17 @@ fn every_impossible_value_names_key_value_and_remedy() {
         (plain(json!({"publicKey": "abc="})), "publicKey: abc= has no use"),
         (plain(json!({"vni": 7})), "vni: 7 has no meaning"),
         (plain(json!({"fec": {"mode": "auto"}})), "fec: {\"mode\":\"auto\"} is not supported"),
-        (plain(json!({"checkPeer": true})), "checkPeer: true is not supported"),
+        (plain(json!({"waitReady": "soon"})), "waitReady: soon is not a duration"),
+        (plain(json!({"waitReady": "121s"})), "waitReady: 121s is longer than what calls the plugin waits"),
+        (plain(json!({"probe": true})), "probe: true is not an object"),
+        (plain(json!({"probe": {"interval": 200}})), "probe.interval: 200 is not a duration"),
+        (plain(json!({"probe": {"interval": "19ms"}})), "probe.interval: 19ms is too often; write at least 20ms"),
+        (
+            plain(json!({"probe": {"interval": "1s", "timeout": "1s"}})),
+            "probe.timeout: 1s leaves no time for two probes; write at least 2s",
+        ),
+        (plain(json!({"probe": {"mtu": "auto"}})), "probe.mtu: \"auto\" is neither true nor false"),
+        (plain(json!({"probe": {"intervall": "1s"}})), "probe.intervall: \"1s\" is no setting of a probe"),
         (plain(json!({"ifName": "ips"})), "ifName: ips is a key of the pod's annotation"),
         (plain(json!({"ifName": "a/b"})), "ifName: \"a/b\" is no interface name"),
         (plain(json!({"device": "much-too-long-name"})), "device: \"much-too-long-name\" is no interface name"),
@@ -170,6 +182,9 @@ fn what_vxlan_cannot_do_is_refused_with_a_reason() {
         (vxlan(json!({"shortcut": true})), "shortcut: true has no meaning for encap \"vxlan\""),
         (vxlan(json!({"publicKey": "abc="})), "publicKey: abc= has no use"),
         (vxlan(json!({"fec": {}})), "fec: {} is not supported"),
+        (vxlan(json!({"probe": {}})), "probe: {} has no meaning for encap \"vxlan\""),
+        (vxlan(json!({"waitReady": "1s"})), "waitReady: 1s has no meaning for encap \"vxlan\""),
+        (vxlan(json!({"checkPeer": true})), "checkPeer: true has no meaning for encap \"vxlan\""),
         (
             vxlan(json!({"remote": "10.20.1.200:4791"})),
             "remote: 10.20.1.200:4791 has another port than this end (4790)",
@@ -365,4 +380,18 @@ fn no_annotation_chooses_keys_of_the_node() {
     let allowed = json!({"overrides": ["peers"], "remote": null, "args": {"cni": {"tun": {"peers": peers}}}});
     let message = read(sealed(allowed)).unwrap_err().to_string();
     assert!(message.starts_with("cni-args.tun.peers[0].presharedKeyFile: \"x\" cannot be set"), "{message}");
+}
+
+#[test]
+fn probes_are_as_written_and_else_by_need() {
+    let of = |extra: Value| {
+        let intent = valid(plain(extra));
+        (intent.probe.interval, intent.probe.timeout, intent.probe.mtu, intent.wait_ready)
+    };
+    assert_eq!(of(json!({})), (None, None, true, None));
+    let (interval, timeout) = (Duration::from_millis(200), Duration::from_secs(1));
+    let written =
+        json!({"probe": {"interval": "200ms", "timeout": "1s", "mtu": false}, "waitReady": "2m", "checkPeer": true});
+    assert_eq!(of(written), (Some(interval), Some(timeout), false, Some(Duration::from_secs(120))));
+    assert_eq!(of(json!({"probe": {}})), (None, None, true, None));
 }
