@@ -1,9 +1,35 @@
-//! What CNI's CHECK and a waiting ADD ask: whether a tunnel is as it should be.
+//! What CNI's STATUS, CHECK and a waiting ADD ask: whether one more tunnel can be taken, and whether one is as it should be.
+
+use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
 use adit_tunnel::{
     AttachmentId, Encap,
     protocol::{HealthState, PeerStatus, TunnelStatus},
 };
+use nix::sys::statvfs::fstatvfs;
+
+/// What a tunnel takes while it is handed over: two descriptors, the connection, a file of the record.
+const DESCRIPTORS_OF_A_TUNNEL: usize = 4;
+
+/// Why no more tunnels can be taken, in words: no descriptors are left, or no room for records in `records`.
+pub fn room(records: &Path) -> Result<(), String> {
+    let spare =
+        |fd: &OwnedFd| -> io::Result<Vec<OwnedFd>> { (0..DESCRIPTORS_OF_A_TUNNEL).map(|_| fd.try_clone()).collect() };
+    let directory = File::open(records).map_err(|error| format!("cannot open {}: {error}", records.display()))?.into();
+    if let Err(error) = spare(&directory) {
+        return Err(format!(
+            "no descriptors are left for a tunnel: {error}; raise the service's LimitNOFILE, or have fewer tunnels"
+        ));
+    }
+    let space =
+        fstatvfs(&directory).map_err(|errno| format!("cannot see the room in {}: {errno}", records.display()))?;
+    // A file system without a limit of files counts none.
+    let is_full = space.blocks_available() == 0 || (space.files() > 0 && space.files_available() == 0);
+    if is_full {
+        return Err(format!("{} is full, and a tunnel needs a record there; make room", records.display()));
+    }
+    Ok(())
+}
 
 /// What is missing of a tunnel, with its `peers` or without, in words.
 pub fn vouch(status: Option<TunnelStatus>, attachment: &AttachmentId, peers: bool) -> Result<(), String> {
@@ -95,6 +121,13 @@ mod tests {
                 Some(words) => assert!(said.as_ref().is_err_and(|said| said.contains(words)), "{said:?}"),
             }
         }
+    }
+
+    #[test]
+    fn room_is_found_in_a_directory_and_not_where_there_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(room(directory.path()), Ok(()));
+        assert!(room(&directory.path().join("gone")).unwrap_err().contains("cannot open"));
     }
 
     #[test]

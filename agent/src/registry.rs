@@ -233,6 +233,12 @@ impl Registry {
         attachments.iter().filter_map(|attachment| self.inspect(attachment)).collect()
     }
 
+    /// Where the records are.
+    #[must_use]
+    pub fn records(&self) -> &Path {
+        self.shared.store.directory()
+    }
+
     /// How many tunnels are carried.
     #[must_use]
     pub fn carried(&self) -> usize {

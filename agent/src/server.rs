@@ -159,7 +159,10 @@ fn converse(stream: &Arc<StdStream>, registry: &Registry) -> io::Result<()> {
 
 fn respond(request: Request, descriptors: Vec<OwnedFd>, registry: &Registry) -> Response {
     match request {
-        Request::Ping => Response::Done,
+        Request::Ping => match check::room(registry.records()) {
+            Ok(()) => Response::Done,
+            Err(message) => Response::Refused { message },
+        },
         Request::Attach { record } => match attach(*record, descriptors, registry) {
             Ok(()) => Response::Done,
             Err(error) => Response::Refused { message: error.to_string() },

@@ -14,6 +14,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod foreign;
 pub mod scripts;
 pub mod sealed;

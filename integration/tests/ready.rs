@@ -1,8 +1,9 @@
-//! What ADD and CHECK say of the other end, where the configuration asks for it: `waitReady` and `checkPeer`.
+//! What the verbs say beforehand, and of the other end: STATUS of the node's room, ADD with `waitReady`, CHECK with `checkPeer`.
 
 use std::thread;
 
 use adit_integration::{
+    disk::SmallDisk,
     trial,
     tunnels::{Below, Call, FIRST_POD, Family, annotation, lab_with_agents, list, net1, outer, tun, tunnels, with},
 };
@@ -17,6 +18,7 @@ fn main() {
         trial("add_waits_until_its_peer_answers", add_waits),
         trial("add_that_waited_in_vain_names_the_leg_and_leaves_nothing", add_gives_up),
         trial("check_asks_for_the_peer_where_it_is_told_to", check_asks),
+        trial("status_says_that_no_descriptor_or_no_room_is_left", status_knows),
         trial("both_ends_that_wait_for_each_other_are_ready", both_wait),
     ]);
 }
@@ -85,5 +87,32 @@ fn both_wait() -> Outcome {
         joined.into_iter().map(|end| Ok(end??)).collect::<Result<Vec<_>, Failed>>()
     })?;
     pods[0].ping("10.4.0.2")?.all_received()?;
+    Ok(())
+}
+
+fn status_knows() -> Outcome {
+    let lab = lab_with_agents(&LabSpec::two_clusters(Attachment::Bridge))?;
+    let ohio = lab.ohio();
+    let below = Below::usual(&lab, ohio, "late")?;
+    let (call, stdin) =
+        (Call::tun(&below.pod)?, below.stdin(&tun(outer(lab.mumbai(), Family::V4, FIRST_POD), "10.4.0.1/30")));
+    call.run("STATUS", &stdin)?.ok()?;
+
+    let pid = ohio.agent_pid().ok_or("no agent")?.to_string();
+    let limit = |soft: &str| ohio.root(["prlimit", "--pid", &pid, &format!("--nofile={soft}:")])?.ok().map(drop);
+    let held = ohio.agent_fds()?.all;
+    // The connection and the directory are opened before the question is.
+    limit(&(held + 3).to_string())?;
+    call.fails("STATUS", &stdin, 50, &["no descriptors are left", "LimitNOFILE"])?;
+    limit("4096")?;
+    call.run("STATUS", &stdin)?.ok()?;
+
+    let disk = SmallDisk::over(&ohio.run_dir().join("attachments"))?;
+    disk.fill()?;
+    call.fails("STATUS", &stdin, 50, &["attachments is full", "make room"])?;
+    below.refuses(&call, &stdin, 999, &["attachments is full"])?;
+    disk.free()?;
+    call.run("STATUS", &stdin)?.ok()?;
+    below.add(&tun(outer(lab.mumbai(), Family::V4, FIRST_POD), "10.4.0.1/30"))?;
     Ok(())
 }
