@@ -10,6 +10,7 @@ mod claims;
 mod config;
 pub mod confine;
 mod error;
+mod handover;
 mod kernel;
 pub mod privilege;
 pub mod registry;
@@ -19,6 +20,7 @@ mod status;
 mod watch;
 
 use std::{
+    os::fd::AsFd as _,
     panic::{self, PanicHookInfo},
     path::PathBuf,
     process,
@@ -29,9 +31,14 @@ use std::{
 use adit_dataplane::Engine;
 use adit_tunnel::{KeyStore, keys::config_dir, run_dir};
 pub use error::{Error, Result};
+use handover::{
+    give::{Heirs, give},
+    renew,
+};
 use registry::Registry;
-use server::Server;
+use server::{Server, Slots};
 use tokio::{
+    net::UnixListener,
     signal::unix::{SignalKind, signal},
     sync::Notify,
 };
@@ -56,9 +63,12 @@ pub struct Options {
     /// Threads that move packets
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
-    /// While another agent works in the run directory, wait for its end, and take its tunnels up at once then
+    /// While another agent works in the run directory, wait until it is told to end, and take its tunnels over then
     #[arg(long)]
     pub standby: bool,
+    /// Take the tunnels over from the agent that works in the run directory, at once; it ends then
+    #[arg(long, conflicts_with = "standby")]
+    pub take_over: bool,
 }
 
 /// Carries tunnels until SIGTERM or SIGINT. Devices, addresses and records stay for the next agent.
@@ -75,22 +85,39 @@ pub fn run(options: &Options) -> Result<()> {
     let on_break = Arc::clone(&breaks);
     let on_break = Arc::new(move || on_break.notify_one());
     let engine = Engine::start_confined(usize::from(options.workers), confine::packet_thread, on_break)?;
-    // As late as it can be: whoever could not work at all makes nobody give way, and who waited has only tunnels left to open.
-    let server = if options.standby { Server::inherit(&directory)? } else { Server::claim(&directory)? };
+    server::make_directory(&directory)?;
     let registry = Registry::new(&directory, keys, engine, breaks)?;
+    // As late as it can be: whoever could not work at all makes nobody give way, and who waited has only tunnels left to open.
+    let mut server = if options.standby || options.take_over {
+        Server::inherit(&directory, options.take_over, &registry)?
+    } else {
+        Server::claim(&directory)?
+    };
     registry.look_around();
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Error::start("start the control plane", source))?;
-    let served = runtime.block_on(serve(&server, &registry));
+    let served = runtime.block_on(serve(&mut server, &registry));
     registry.stop();
-    // Not before the devices are free: the next agent opens them as soon as the run directory is.
-    drop(server);
+    match served {
+        Ok(End::Succeeded) => server.leave(),
+        // Not before the devices are free: the next agent opens them as soon as the run directory is.
+        _ => drop(server),
+    }
     // Whoever is still at work ends as if the agent had been killed: the next one finds all that it needs in the records.
     runtime.shutdown_timeout(FAREWELL);
-    served
+    served.map(drop)
+}
+
+/// How an agent's work ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was told to stop.
+    Told,
+    /// Another one has everything now.
+    Succeeded,
 }
 
 /// Makes the whole process abort when any thread panics, with the panic's words in the log.
@@ -106,22 +133,70 @@ pub fn abort_on_panic() {
     }));
 }
 
-async fn serve(server: &Server, registry: &Registry) -> Result<()> {
+async fn serve(server: &mut Server, registry: &Registry) -> Result<End> {
     let stop = |kind| signal(kind).map_err(|source| Error::start("listen for signals", source));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
-    let listener = server.listen()?;
+    let mut hangup = stop(SignalKind::hangup())?;
+    let mut started = None;
+    let (listener, heirs, slots) = (server.listen()?, Heirs::default(), Slots::default());
+    tokio::spawn(heirs.clone().welcome(server.listen_to_heirs()?));
     tracing::info!("carrying {} tunnels, listening on {}", registry.carried(), server.socket().display());
     // Without a service manager there is nobody to notify.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     tokio::spawn(keep_looking(registry.clone()));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = server::answer(&listener, registry) => {}
+    loop {
+        let is_told = tokio::select! {
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => true,
+            () = server::answer(&listener, registry, &slots) => true,
+            () = heirs.asked() => false,
+            _ = hangup.recv() => {
+                match renew::start_next() {
+                    Ok(pid) => started = Some(pid),
+                    Err(error) => tracing::warn!("cannot start the next agent: {error}; this one carries on"),
+                }
+                continue;
+            }
+        };
+        if hand_over(server, &listener, registry, &heirs, &slots, started).await {
+            tracing::info!("ending; another agent carries on");
+            return Ok(End::Succeeded);
+        }
+        if is_told {
+            tracing::info!("stopping; devices and records stay for the next agent");
+            return Ok(End::Told);
+        }
     }
-    tracing::info!("stopping; devices and records stay for the next agent");
-    Ok(())
+}
+
+/// Gives everything to an agent that stands by. False: there is none, or none took it to the end; all is as before then.
+async fn hand_over(
+    server: &Server,
+    listener: &UnixListener,
+    registry: &Registry,
+    heirs: &Heirs,
+    slots: &Slots,
+    started: Option<u32>,
+) -> bool {
+    while let Some(heir) = heirs.next() {
+        // Who has asked gets an answer from this agent; who asks from now on, from the next.
+        let Some(_drained) = slots.drain().await else {
+            tracing::warn!("not handing over: a request takes too long");
+            return false;
+        };
+        // On this thread: there is nothing else to do.
+        let paused = registry.pause();
+        match give(&heir, registry, &paused, [server.lock(), listener.as_fd()]) {
+            Ok(_) => {
+                paused.for_good();
+                renew::announce(&heir, started);
+                return true;
+            }
+            Err(error) => tracing::warn!("the agent that stood by did not take over: {error}"),
+        }
+    }
+    false
 }
 
 /// Looks around when something has changed, and every [`registry::PERIOD`] while not everything is as it should be. A slow look

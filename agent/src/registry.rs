@@ -10,11 +10,16 @@
 //! The map's lock is held to look and to put, never while the kernel, the disk or the data plane is asked. An entry leaves
 //! the map before its tunnel leaves the data plane.
 
+mod look;
+mod pass;
 mod rotate;
+
+pub use look::Outlook;
+pub use pass::{Given, Paused, Prepared};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -27,7 +32,6 @@ use adit_tunnel::{
     AttachmentId, Engine as Runs, KeyStore, PublicKey, Record, State, Store,
     keys::{KeyNames, Keys},
     protocol::TunnelStatus,
-    record::NetnsRef,
 };
 
 use tokio::sync::Notify;
@@ -37,28 +41,14 @@ pub use crate::reopen::Descriptors;
 use crate::{
     Error, Result,
     claims::Claims,
-    config::{is_sealed, learned, tunnel_config},
-    kernel,
-    reopen::{self, Inhabited},
+    config::{is_sealed, tunnel_config},
+    kernel, reopen,
     status::{broken, status},
 };
 
 /// How often the agent looks whether pods and records still exist, and tries again what it could not open, while it has reason to; and
 /// how long it takes, at most, until it sees a change.
 pub const PERIOD: Duration = Duration::from_secs(2);
-
-/// How old a half-written record must be before nobody can be at work on it any more.
-const LEFTOVER_AGE: Duration = Duration::from_secs(60);
-
-/// What a look found out about the next one.
-#[derive(Debug)]
-pub struct Outlook {
-    /// Every tunnel is as it should be: until something changes in [`directories`](Self::directories), or a tunnel breaks, all of
-    /// this remains true.
-    pub is_calm: bool,
-    /// Where records and namespaces come and go.
-    pub directories: BTreeSet<PathBuf>,
-}
 
 /// A handle of the node's tunnels; clones share them.
 #[derive(Clone)]
@@ -75,9 +65,11 @@ struct Shared {
     tunnels: Mutex<BTreeMap<AttachmentId, Held>>,
     /// Held while a private key is changed.
     rotations: Mutex<()>,
+    /// Held while somebody looks around.
+    looks: Mutex<()>,
     /// What the last look complained about: said once, not every [`PERIOD`].
     complaints: Mutex<BTreeSet<String>>,
-    /// Set for good by [`Registry::stop`]: nothing is opened any more.
+    /// Nothing is opened any more: for good after [`Registry::stop`], for a while when [paused](Registry::pause).
     stopped: AtomicBool,
 }
 
@@ -121,6 +113,7 @@ impl Registry {
             claims: Claims::default(),
             tunnels: Mutex::default(),
             rotations: Mutex::default(),
+            looks: Mutex::default(),
             complaints: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
@@ -144,7 +137,7 @@ impl Registry {
         let keys = self.load_keys(&mut record)?;
         self.release(&record.attachment);
         record.state = State::Attached;
-        record.epoch_floor = next_epoch(record.epoch_floor);
+        record.epoch_floor = self.next_epoch(record.epoch_floor);
         let holding = self.hold(&record, keys, descriptors)?;
         if let Err(error) = self.shared.store.write(&record) {
             if let Holding::Carried(id) = holding {
@@ -172,6 +165,11 @@ impl Registry {
                 )))
             }
         }
+    }
+
+    /// An epoch above `floor` and above that of the node.
+    fn next_epoch(&self, floor: u64) -> u64 {
+        next_epoch(floor.max(self.shared.store.epoch_floor()))
     }
 
     /// The public key of the tunnel that `names` describes, once all of its keys could be loaded.
@@ -245,57 +243,6 @@ impl Registry {
         self.lock().values().filter(|held| held.holding.is_settled()).count()
     }
 
-    /// Compares the records with the node: opens what is not carried, lets go of what is gone.
-    pub fn look_around(&self) -> Outlook {
-        let mut complaints: BTreeSet<String> =
-            self.shared.store.sweep(LEFTOVER_AGE).iter().map(ToString::to_string).collect();
-        let mut complain = |error: &dyn ToString| {
-            complaints.insert(error.to_string());
-        };
-        let listed = self.shared.store.list().unwrap_or_else(|error| vec![Err(error)]);
-        let records: Vec<Record> = listed.into_iter().filter_map(|read| read.map_err(|e| complain(&e)).ok()).collect();
-
-        let broken: BTreeSet<TunnelId> = self.shared.engine.broken().into_iter().collect();
-        let inhabited = Inhabited::default();
-        let held: Vec<Held> = self.lock().values().cloned().collect();
-        for Held { record: Record { attachment, netns, .. }, holding } in held {
-            if !self.shared.store.has(&attachment) {
-                self.forget(&attachment);
-            } else if is_whole(&holding, &broken) && left(&inhabited, &holding, &netns) {
-                // Judged by what the agent remembers: its file may be damaged.
-                self.retire(&attachment, &netns);
-            }
-        }
-        let namespaces: Vec<NetnsRef> = records.iter().map(|record| record.netns.clone()).collect();
-        for Record { attachment, netns, state, spec, .. } in records {
-            if self.held(&attachment).is_some_and(|held| is_whole(&held.holding, &broken)) {
-                continue;
-            }
-            if inhabited.is_gone(&netns) {
-                self.retire(&attachment, &netns);
-            } else if state == State::Attached && spec.needs_agent() {
-                self.open(&attachment, &broken);
-            }
-        }
-        if let Some(error) = inhabited.trouble() {
-            complain(&error);
-        }
-        self.learn();
-        let outlook = self.outlook(&namespaces, complaints.is_empty());
-        self.report(complaints);
-        outlook
-    }
-
-    fn outlook(&self, namespaces: &[NetnsRef], nothing_to_complain: bool) -> Outlook {
-        let all_carried = self.lock().values().all(|held| held.holding.is_settled());
-        // A pod's last process ends without a change in any directory.
-        let is_calm = nothing_to_complain && all_carried && namespaces.iter().all(reopen::is_mounted);
-        let mut directories: BTreeSet<PathBuf> =
-            namespaces.iter().filter_map(|netns| Some(netns.path.parent()?.to_owned())).collect();
-        directories.insert(self.shared.store.directory().to_owned());
-        Outlook { is_calm, directories }
-    }
-
     /// Returns once a tunnel has broken since the last time. One caller only.
     pub async fn broken(&self) {
         self.shared.engine_breaks.notified().await;
@@ -307,100 +254,6 @@ impl Registry {
         self.learn();
         self.lock().clear();
         self.shared.engine.clone().shutdown();
-    }
-
-    /// Writes down where peers are that have moved, so that the next agent finds them; at most once a look, however often they move.
-    fn learn(&self) {
-        let held: Vec<Held> = self.lock().values().filter(|held| is_sealed(&held.record)).cloned().collect();
-        for Held { record, holding } in held {
-            let Holding::Carried(id) = holding else { continue };
-            let Ok(stats) = self.shared.engine.stats(id) else { continue };
-            let learned = learned(&record, &stats);
-            if learned == record.learned {
-                continue;
-            }
-            let _claim = self.shared.claims.claim(&record.attachment);
-            // A plugin may have removed or replaced it since.
-            let Ok(Some(recorded)) = self.shared.store.read(&record.attachment) else { continue };
-            let is_carried = self.held(&record.attachment).is_some_and(|held| held.holding == holding);
-            if !is_carried || recorded.created_ns != record.created_ns {
-                continue;
-            }
-            let record = Record { learned, ..recorded };
-            match self.shared.store.write(&record) {
-                Ok(()) => self.put(record, holding),
-                Err(error) => tracing::warn!("{error}"),
-            }
-        }
-    }
-
-    /// Lets go of a tunnel whose record somebody removed without telling.
-    fn forget(&self, attachment: &AttachmentId) {
-        let _claim = self.shared.claims.claim(attachment);
-        if !self.shared.store.has(attachment) && self.release(attachment) {
-            tracing::info!("let go of {attachment}: its record is gone");
-        }
-    }
-
-    /// Lets go of a tunnel whose pod lived in `dead`, and which nobody removed: an open descriptor would keep the dead pod's
-    /// addresses answering. The attachment may have been added anew since, in another namespace: that one stays.
-    fn retire(&self, attachment: &AttachmentId, dead: &NetnsRef) {
-        let _claim = self.shared.claims.claim(attachment);
-        if self.held(attachment).is_some_and(|held| held.record.netns == *dead) {
-            self.release(attachment);
-        }
-        if let Ok(Some(Record { netns, .. })) = self.shared.store.read(attachment)
-            && netns != *dead
-        {
-            return;
-        }
-        match self.shared.store.remove(attachment) {
-            Ok(()) => tracing::info!("let go of {attachment}: the namespace {} is gone", dead.path.display()),
-            Err(error) => tracing::warn!("{error}"),
-        }
-    }
-
-    /// Opens a recorded tunnel that is not carried, or whose descriptors are `broken`.
-    fn open(&self, attachment: &AttachmentId, broken: &BTreeSet<TunnelId>) {
-        let _claim = self.shared.claims.claim(attachment);
-        let known = self.held(attachment).map(|held| held.holding);
-        if self.shared.stopped.load(Ordering::Acquire)
-            || known.as_ref().is_some_and(|holding| is_whole(holding, broken))
-        {
-            return;
-        }
-        // Since the directory was listed a plugin may have removed or replaced it.
-        let Ok(Some(mut record)) = self.shared.store.read(attachment) else { return };
-        if record.state != State::Attached {
-            return;
-        }
-        if let Some(Holding::Carried(id)) = known {
-            tracing::warn!("{attachment} is broken and opened again");
-            self.put(record.clone(), Holding::Waiting("it is broken and opened again".into()));
-            self.end(attachment, id);
-        }
-        record.epoch_floor = next_epoch(record.epoch_floor);
-        match self.carry(&mut record) {
-            Ok(holding) => {
-                tracing::info!("carrying {attachment} of pod {} again", record.pod);
-                self.put(record, holding);
-            }
-            Err(error) => {
-                let waiting = Holding::Waiting(error.to_string());
-                if known.as_ref() != Some(&waiting) {
-                    tracing::warn!("cannot carry {attachment}: {error}");
-                }
-                self.put(record, waiting);
-            }
-        }
-    }
-
-    fn carry(&self, record: &mut Record) -> Result<Holding> {
-        let keys = self.load_keys(record)?;
-        let descriptors = (record.spec.engine == Runs::Agent).then(|| reopen::reopen(record)).transpose()?;
-        // The floor goes to disk first: an incarnation that was not recorded could be repeated.
-        self.shared.store.write(record)?;
-        self.hold(record, keys, descriptors)
     }
 
     /// Takes an attachment out of the map, and its tunnel out of the data plane. False when there was none.
@@ -426,35 +279,9 @@ impl Registry {
         self.lock().insert(record.attachment.clone(), Held { record, holding });
     }
 
-    /// Logs what the look before did not complain about.
-    fn report(&self, complaints: BTreeSet<String>) {
-        let mut known = self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        for complaint in complaints.difference(&known) {
-            tracing::warn!("{complaint}");
-        }
-        *known = complaints;
-    }
-
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AttachmentId, Held>> {
         // The map is changed only by whole inserts and removals, so a panic elsewhere left it whole.
         self.shared.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether the pod is gone. Only descriptors keep its namespace, so that no other has its inode number.
-fn left(inhabited: &Inhabited, holding: &Holding, netns: &NetnsRef) -> bool {
-    match holding {
-        Holding::Carried(_) => inhabited.has_left(netns),
-        Holding::Configured | Holding::Waiting(_) => inhabited.is_gone(netns),
-    }
-}
-
-/// Whether the data plane has both descriptors, or needs none.
-fn is_whole(holding: &Holding, broken: &BTreeSet<TunnelId>) -> bool {
-    match holding {
-        Holding::Carried(id) => !broken.contains(id),
-        Holding::Configured => true,
-        Holding::Waiting(_) => false,
     }
 }
 

@@ -22,21 +22,21 @@ pub struct Descriptors {
     pub udp: OwnedFd,
 }
 
-/// Opens both descriptors of `record`'s tunnel.
+/// Opens both descriptors of `record`'s tunnel. Whoever `is_inside` its pod's namespace already need not enter it.
 ///
 /// # Errors
 /// The namespace is gone, another process holds the device or the port, or the device was deleted.
-pub fn reopen(record: &Record) -> Result<Descriptors> {
+pub fn reopen(record: &Record, is_inside: bool) -> Result<Descriptors> {
     let spec = &record.spec;
-    let of_pod = within(&record.netns, || {
+    let open = || {
         let tun = open_tun(&spec.if_name)?;
         let udp = match spec.underlay {
             Underlay::Pod => Some(open_udp(&UdpSpec { local: spec.local, device: Some(&spec.device) })?),
             Underlay::Host => None,
         };
         Ok((tun, udp))
-    });
-    match of_pod? {
+    };
+    match if is_inside { open() } else { within(&record.netns, open) }? {
         (tun, Some(udp)) => Ok(Descriptors { tun, udp }),
         (tun, None) => Ok(Descriptors { tun, udp: open_udp(&UdpSpec { local: spec.local, device: None })? }),
     }

@@ -4,14 +4,15 @@ use std::{
     fs, io,
     net::Shutdown,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt as _, OpenOptionsExt as _},
-            net::UnixStream as StdStream,
+            net::{UnixListener as StdListener, UnixStream as StdStream},
         },
     },
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ use adit_tunnel::{
     protocol::{Envelope, PROTOCOL_VERSION, Request, Response, SOCKET_NAME},
 };
 use nix::{
+    errno::Errno,
     fcntl::{Flock, FlockArg},
     sys::{
         socket::{getsockopt, sockopt::PeerCredentials},
@@ -27,21 +29,40 @@ use nix::{
     },
     unistd::geteuid,
 };
-use tokio::{net::UnixListener, sync::Semaphore};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, SemaphorePermit},
+};
 
-use crate::{Error, Result, check, registry::Registry, reopen::Descriptors};
+use crate::{
+    Error, Result, check,
+    handover::{
+        self,
+        take::{Outcome, take},
+    },
+    registry::Registry,
+    reopen::Descriptors,
+};
 
 /// How long a client may take for its whole request, and once more to take the whole answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests answered at once; further clients wait in the socket's backlog.
 pub const SLOTS: usize = 64;
+/// How long a request may take that keeps a handover waiting.
+const LONGEST_ANSWER: Duration = Duration::from_secs(15);
+/// How often to look for the end of an agent that does not hand over.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// How long to wait after a client could not be accepted: until descriptors are free again the next one cannot either.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A run directory that is this agent's alone, as long as this value lives.
 pub struct Server {
+    directory: PathBuf,
     socket: PathBuf,
-    _lock: Flock<fs::File>,
+    lock: Flock<fs::File>,
+    /// The one before has left it.
+    listener: Option<StdListener>,
 }
 
 impl Server {
@@ -52,20 +73,45 @@ impl Server {
     pub fn claim(directory: &Path) -> Result<Self> {
         let taken = Flock::lock(lock_file(directory)?, FlockArg::LockExclusiveNonblock);
         let lock = taken.map_err(|_| Error::AlreadyRunning(directory.to_owned()))?;
-        Ok(Self { socket: directory.join(SOCKET_NAME), _lock: lock })
+        Ok(Self::with(directory, lock, None))
     }
 
-    /// Takes the run directory when whoever has it ends.
+    /// Takes the run directory and all tunnels over from whoever has it: when that ends, or `at_once`. One that knows nothing of this is
+    /// waited for, and so is one that stops half way.
     ///
     /// # Errors
     /// It cannot be written, or nobody can wait there.
-    pub fn inherit(directory: &Path) -> Result<Self> {
-        let lock = Flock::lock(lock_file(directory)?, FlockArg::LockExclusiveNonblock).or_else(|(file, _)| {
-            tracing::info!("another agent works in {}; waiting for its end", directory.display());
-            Flock::lock(file, FlockArg::LockExclusive)
-        });
-        let lock = lock.map_err(|(_, errno)| path_error("lock", directory, errno.into()))?;
-        Ok(Self { socket: directory.join(SOCKET_NAME), _lock: lock })
+    pub fn inherit(directory: &Path, at_once: bool, registry: &Registry) -> Result<Self> {
+        let mut file = lock_file(directory)?;
+        let (mut pause, mut has_waited) = (SHORTEST_PAUSE, false);
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Self::with(directory, lock, None)),
+                Err((file, Errno::EAGAIN | Errno::EINTR)) => file,
+                Err((_, errno)) => return Err(path_error("lock", directory, errno.into())),
+            };
+            if !std::mem::replace(&mut has_waited, true) {
+                tracing::info!("another agent works in {}; waiting for its end", directory.display());
+            }
+            match take(directory, at_once, registry) {
+                Outcome::Taken([lock, listener]) => {
+                    // It is the one that was locked there, and stays so.
+                    let lock = Flock::lock(lock.into(), FlockArg::LockExclusiveNonblock);
+                    let lock = lock.map_err(|(_, errno)| path_error("lock", directory, errno.into()))?;
+                    return Ok(Self::with(directory, lock, Some(listener.into())));
+                }
+                Outcome::Broken(error) => {
+                    tracing::debug!("the agent at work ended without handing over: {error}");
+                    pause = SHORTEST_PAUSE;
+                }
+                Outcome::Nobody => pause = pause.saturating_mul(2).min(LONGEST_PAUSE),
+            }
+            thread::sleep(pause);
+        }
+    }
+
+    fn with(directory: &Path, lock: Flock<fs::File>, listener: Option<StdListener>) -> Self {
+        Self { directory: directory.to_owned(), socket: directory.join(SOCKET_NAME), lock, listener }
     }
 
     /// The socket's path.
@@ -74,29 +120,74 @@ impl Server {
         &self.socket
     }
 
-    /// Listens; nobody but root can connect from the first instant on.
+    /// Listens to clients; nobody but root can connect from the first instant on.
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn listen(&self) -> Result<UnixListener> {
-        match fs::remove_file(&self.socket) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(path_error("replace", &self.socket, source));
-            }
-            _ => {}
+    pub fn listen(&mut self) -> Result<UnixListener> {
+        match self.listener.take() {
+            // Clients may be waiting there.
+            Some(listener) => listener
+                .set_nonblocking(true)
+                .and_then(|()| UnixListener::from_std(listener))
+                .map_err(|source| path_error("listen on", &self.socket, source)),
+            None => listen(&self.socket),
         }
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(&self.socket);
-        umask(before);
-        listener.map_err(|source| path_error("listen on", &self.socket, source))
+    }
+
+    /// Listens to agents that stand by, likewise.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn listen_to_heirs(&self) -> Result<UnixListener> {
+        listen(&self.directory.join(handover::SOCKET_NAME))
+    }
+
+    /// What the next agent needs of this.
+    #[must_use]
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
+    /// The next agent has the lock: it must not be undone.
+    pub fn leave(self) {
+        std::mem::forget(self.lock);
+    }
+}
+
+fn listen(socket: &Path) -> Result<UnixListener> {
+    match fs::remove_file(socket) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(path_error("replace", socket, source)),
+        _ => {}
+    }
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(socket);
+    umask(before);
+    listener.map_err(|source| path_error("listen on", socket, source))
+}
+
+/// The requests that are being answered: at most [`SLOTS`].
+#[derive(Clone)]
+pub struct Slots(Arc<Semaphore>);
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(SLOTS)))
+    }
+}
+
+impl Slots {
+    /// Waits until all of them are answered, and lets none begin as long as the result lives. `None`: it takes too long.
+    pub async fn drain(&self) -> Option<SemaphorePermit<'_>> {
+        let all = u32::try_from(SLOTS).unwrap_or(u32::MAX);
+        tokio::time::timeout(LONGEST_ANSWER, self.0.acquire_many(all)).await.ok()?.ok()
     }
 }
 
 /// Answers clients for ever, each on a thread of its own, since a request may enter a namespace.
-pub async fn answer(listener: &UnixListener, registry: &Registry) {
-    let slots = Arc::new(Semaphore::new(SLOTS));
+pub async fn answer(listener: &UnixListener, registry: &Registry, slots: &Slots) {
     // Nobody closes the semaphore.
-    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+    while let Ok(slot) = Arc::clone(&slots.0).acquire_owned().await {
         match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => {
                 let registry = registry.clone();
@@ -213,13 +304,18 @@ fn refuse(stream: &Arc<StdStream>, message: &str) -> io::Result<()> {
     hurried(stream, |stream| frame::send(stream, &refusal, &[]))
 }
 
+/// Makes the run directory if it is missing; everybody may enter it.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_directory(directory: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
+    made.map_err(|source| path_error("create", directory, source))
+}
+
 /// The file whose lock says who has the directory, which is made if it is missing.
 fn lock_file(directory: &Path) -> Result<fs::File> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .map_err(|source| path_error("create", directory, source))?;
+    make_directory(directory)?;
     let path = directory.join("agent.lock");
     let options = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     options.map_err(|source| path_error("open", &path, source))

@@ -21,7 +21,7 @@ use adit_tunnel::{Client, KeyStore, protocol::SOCKET_NAME};
 
 /// Serves `run_dir` until the test's process ends.
 fn serve(run_dir: &Path) {
-    let server = Server::claim(run_dir).unwrap();
+    let mut server = Server::claim(run_dir).unwrap();
     let registry = Registry::new(run_dir, KeyStore::new(run_dir), Engine::start(1).unwrap(), Arc::default()).unwrap();
     let (ready, listening) = std::sync::mpsc::channel();
     thread::spawn(move || {
@@ -29,7 +29,7 @@ fn serve(run_dir: &Path) {
         runtime.block_on(async {
             let listener = server.listen().unwrap();
             ready.send(()).unwrap();
-            server::answer(&listener, &registry).await;
+            server::answer(&listener, &registry, &server::Slots::default()).await;
         });
     });
     listening.recv().unwrap();

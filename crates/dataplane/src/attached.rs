@@ -9,6 +9,7 @@ use crate::{
     batch::Parked,
     io::{Trouble, is_dead},
     offload::Offload,
+    parcel::{Carry as _, Parcel},
     shortcut::{Exchange, Shortcuts},
 };
 use nix::{
@@ -53,11 +54,11 @@ impl Attached {
         tun: OwnedFd,
         udp: OwnedFd,
         offload: Offload,
+        parked: Parked,
         exchange: &Arc<Exchange>,
     ) -> Self {
         let shortcuts = core.allows_shortcuts().then(|| Shortcuts::new(Arc::clone(exchange)));
         let (tun, udp) = (Some(tun), Some(udp));
-        let parked = Parked::default();
         Self {
             id,
             core,
@@ -134,6 +135,38 @@ impl Attached {
         if let Some(tun) = self.tun.take() {
             // Somebody may hold a duplicate, so closing alone would not end the watch.
             let _ = epoll.delete(tun);
+        }
+    }
+
+    /// Stops, and puts together what the next carrier needs. The tunnel is left without descriptors.
+    ///
+    /// # Errors
+    /// It has not both of them; then nothing has changed.
+    pub(crate) fn release(&mut self, epoll: &Epoll) -> Result<Parcel> {
+        let broken = Error::Broken { tunnel: self.id, reason: self.last_error().unwrap_or_default() };
+        if !self.is_whole() {
+            return Err(broken);
+        }
+        let (Some(tun), Some(udp)) = (self.tun.take(), self.udp.take()) else { return Err(broken) };
+        // The next carrier's duplicates would keep them on the list.
+        let _ = epoll.delete(&tun);
+        let _ = epoll.delete(&udp);
+        if let Some(shortcuts) = &mut self.shortcuts {
+            let received = shortcuts.close();
+            self.core.count_received(&received, Instant::now());
+        }
+        let Offload { segmented_sends, merged_tcp, merged_udp, .. } = self.offload;
+        Ok(Parcel::of(tun, udp, |to| {
+            self.core.save(to);
+            (segmented_sends, (merged_tcp, merged_udp)).encode(to);
+            self.parked.encode(to);
+        }))
+    }
+
+    /// Begins with what the carrier before could not send any more.
+    pub(crate) fn begin(&mut self, epoll: &Epoll) {
+        if !self.parked.is_empty() {
+            self.resume(epoll);
         }
     }
 
@@ -260,8 +293,15 @@ mod tests {
             peers: vec![],
         };
         let core = Core::new(config, Instant::now(), [0; 32]).unwrap();
-        let attached =
-            Attached::new(TunnelId::from_key(0).0, core, tun, udp.into(), Offload::default(), &Arc::default());
+        let attached = Attached::new(
+            TunnelId::from_key(0).0,
+            core,
+            tun,
+            udp.into(),
+            Offload::default(),
+            Parked::default(),
+            &Arc::default(),
+        );
         attached.watch(epoll).unwrap();
         (attached, pod)
     }

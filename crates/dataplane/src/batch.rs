@@ -1,7 +1,14 @@
 //! Datagrams on their way to the network. Consecutive ones of equal length to one endpoint leave by one call, which the kernel cuts
 //! (`UDP_SEGMENT`, udp(7)); what they consist of stays where it is until then.
 
-use crate::{DropReason, io::Trouble, merge::MOST_PACKETS, offload::Offload, wire::LONGEST_SEND_BYTES};
+use crate::{
+    DropReason,
+    io::Trouble,
+    merge::MOST_PACKETS,
+    offload::Offload,
+    parcel::{Carry, Reader, Writer, carry},
+    wire::LONGEST_SEND_BYTES,
+};
 use nix::{
     errno::Errno,
     sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
@@ -239,6 +246,21 @@ struct ParkedRun {
     to: SocketAddr,
     segment_bytes: usize,
     bytes: Vec<u8>,
+}
+
+carry!(Parked { runs, bytes });
+
+impl Carry for ParkedRun {
+    fn encode(&self, to: &mut Writer) {
+        (self.to, self.segment_bytes).encode(to);
+        self.bytes.encode(to);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Option<Self> {
+        let (to, segment_bytes) = Carry::decode(from)?;
+        let bytes = Carry::decode(from)?;
+        (segment_bytes > 0).then_some(Self { to, segment_bytes, bytes })
+    }
 }
 
 impl Parked {

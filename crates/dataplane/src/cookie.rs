@@ -1,3 +1,4 @@
+use crate::parcel::carry;
 use siphasher::sip128::SipHasher24;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,6 +16,8 @@ pub(crate) struct CookieMaker {
     key: [u8; 16],
     start: Instant,
 }
+
+carry!(CookieMaker { key, start });
 
 impl CookieMaker {
     pub(crate) const fn new(key: [u8; 16], start: Instant) -> Self {

@@ -1,8 +1,10 @@
 use crate::{
-    Core, Error, Identity, Offload, PeerConfig, PeerId, Result, TunnelConfig, TunnelStats,
+    Core, Error, Identity, Offload, Parcel, PeerConfig, PeerId, Result, TunnelConfig, TunnelStats,
+    batch::Parked,
     offload::merge_receives,
+    parcel::Carry,
     shortcut::Exchange,
-    worker::{Command, Worker},
+    worker::{Arrival, Command, Worker},
 };
 use nix::{
     errno::Errno,
@@ -101,20 +103,48 @@ impl Engine {
     pub fn add(&self, config: TunnelConfig, tun: OwnedFd, udp: OwnedFd) -> Result<TunnelId> {
         set_non_blocking(&tun, "make the TUN device non-blocking")?;
         set_non_blocking(&udp, "make the UDP socket non-blocking")?;
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| Error::Os {
-            action: "get random numbers",
-            errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
-        })?;
-        let core = Box::new(Core::new(config, Instant::now(), seed)?);
+        let core = Core::new(config, Instant::now(), seed()?)?;
         // Here, for the packet threads may not.
-        let offload = Box::new(Offload::of(&tun, &udp));
-        let (id, worker) = self.0.assign()?;
-        let added = self.0.ask_worker(worker, |reply| Command::Add { id, core, tun, udp, offload, reply });
-        if added.is_err() {
-            self.0.forget(id);
-        }
-        added.map(|()| id)
+        let offload = Offload::of(&tun, &udp);
+        self.0.add(Arrival { core, tun, udp, offload, parked: Parked::default() })
+    }
+
+    /// Takes a tunnel out of the engine, whole: this engine reads and sends nothing in it any more when this returns, and another one, also of
+    /// another process, goes on with it by [`adopt`](Self::adopt). Whoever has the parcel must let one of them do so at most.
+    ///
+    /// # Errors
+    /// There is no such tunnel, or it is broken and stays as it is.
+    pub fn release(&self, tunnel: TunnelId) -> Result<Parcel> {
+        let parcel = self.0.ask(tunnel, |reply| Command::Release { id: tunnel, reply })?;
+        self.0.forget(tunnel);
+        Ok(parcel)
+    }
+
+    /// Goes on with a tunnel that another engine has released: with its sessions, its numbers, its counters, and the packets that wait. `config`
+    /// is what that engine was told last, but for the epoch, which goes on.
+    ///
+    /// # Errors
+    /// The state was written by another release, or belongs to another tunnel: the parcel comes back, and its descriptors are as good as new
+    /// for [`add`](Self::add). Or as for [`add`](Self::add); then both are closed.
+    pub fn adopt(&self, config: TunnelConfig, parcel: Parcel) -> Result<TunnelId, (Error, Option<Parcel>)> {
+        let now = Instant::now();
+        let core = seed().and_then(|seed| Core::new(config, now, seed));
+        let mut core = match core {
+            Ok(core) => core,
+            Err(error) => return Err((error, Some(parcel))),
+        };
+        let restored = parcel.read(|from| {
+            core.restore(from, now)?;
+            let (segmented_sends, (merged_tcp, merged_udp)) = Carry::decode(from)?;
+            Some((segmented_sends, merged_tcp, merged_udp, Carry::decode(from)?))
+        });
+        let Some((segmented_sends, merged_tcp, merged_udp, parked)) = restored else {
+            return Err((Error::ForeignParcel, Some(parcel)));
+        };
+        let (tun, udp) = parcel.into_descriptors();
+        let mut offload = Offload::of(&tun, &udp);
+        offload.restrain(segmented_sends, merged_tcp, merged_udp);
+        self.0.add(Arrival { core, tun, udp, offload, parked }).map_err(|error| (error, None))
     }
 
     /// Ends a tunnel. Its descriptors are closed when this returns.
@@ -210,6 +240,15 @@ impl Shared {
         state.next_id = state.next_id.saturating_add(1);
         state.tunnels.insert(id, number);
         Ok((id, number))
+    }
+
+    fn add(&self, arrival: Arrival) -> Result<TunnelId> {
+        let (id, worker) = self.assign()?;
+        let added = self.ask_worker(worker, |reply| Command::Add { id, arrival: Box::new(arrival), reply });
+        if added.is_err() {
+            self.forget(id);
+        }
+        added.map(|()| id)
     }
 
     fn forget(&self, tunnel: TunnelId) {
@@ -311,6 +350,15 @@ impl Handle {
         // Fails only when the counter is full of wake-ups already.
         let _ = self.wake.write(1);
     }
+}
+
+fn seed() -> Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| Error::Os {
+        action: "get random numbers",
+        errno: Errno::from_raw(error.raw_os_error().unwrap_or_default()),
+    })?;
+    Ok(seed)
 }
 
 fn set_non_blocking(fd: &OwnedFd, action: &'static str) -> Result<()> {

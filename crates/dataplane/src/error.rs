@@ -74,6 +74,9 @@ pub enum Error {
         /// Why it broke.
         reason: String,
     },
+    /// The state of a tunnel that another engine released is of no use to this one.
+    #[error("the tunnel's state was written by another release, or belongs to another tunnel: begin new sessions")]
+    ForeignParcel,
     /// The engine was shut down, or its thread ended.
     #[error("the data plane has been shut down: start a new engine")]
     Stopped,

@@ -23,6 +23,7 @@ mod merge;
 #[expect(unsafe_code, reason = "a TUN's offloads are switched by an ioctl only")]
 mod offload;
 mod outbound;
+mod parcel;
 mod peer;
 mod peers;
 mod poll;
@@ -45,6 +46,7 @@ pub use {
     error::Error,
     offload::Offload,
     outbound::{FromTun, ShortcutPacket},
+    parcel::Parcel,
     segment::Checksum,
     stats::{DropReason, PeerStats, TunnelStats},
     tunnel::{Core, PeerId, Sink},

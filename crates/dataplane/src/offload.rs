@@ -86,6 +86,13 @@ impl Offload {
         all.into_iter().filter(|(is_on, _)| *is_on).map(|(_, name)| name)
     }
 
+    /// What was refused before this carrier is not tried again.
+    pub(crate) const fn restrain(&mut self, segmented_sends: bool, merged_tcp: bool, merged_udp: bool) {
+        self.segmented_sends &= segmented_sends;
+        self.merged_tcp &= merged_tcp;
+        self.merged_udp &= merged_udp;
+    }
+
     pub(crate) fn refuse_segmented_sends(&mut self, errno: Errno) {
         self.segmented_sends = false;
         self.refusal = Some(("send datagrams as one", errno));

@@ -1,6 +1,7 @@
 use crate::{
     PeerConfig, PeerStats,
     handshake::CAPABILITY_PROBES,
+    parcel::{Carry, Reader, Writer, carry},
     sealed::{Sealed, keypair::Cipher},
 };
 use std::{
@@ -60,6 +61,8 @@ pub(crate) struct Session {
     pub(crate) suspect: bool,
 }
 
+carry!(Session { index, epoch, mtu_bytes, capabilities, nonce, confirmed, suspect });
+
 /// A handshake that waits for its answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hello {
@@ -70,6 +73,8 @@ pub(crate) struct Hello {
     pub(crate) next_at: Instant,
     interval: Duration,
 }
+
+carry!(Hello { nonce, cookie, may_answer_cookie, next_at, interval });
 
 impl Hello {
     pub(crate) const fn new(nonce: u64, now: Instant) -> Self {
@@ -95,6 +100,8 @@ pub(crate) struct Traffic {
     packets: u64,
 }
 
+carry!(Traffic { bytes, packets });
+
 impl Traffic {
     pub(crate) fn count(&mut self, bytes: usize) {
         self.add(bytes as u64, 1);
@@ -112,6 +119,8 @@ pub(crate) struct Waiting {
     packets: VecDeque<Box<[u8]>>,
     bytes: usize,
 }
+
+carry!(Waiting { packets, bytes });
 
 impl Waiting {
     /// Appends a packet; returns how many old ones had to make room.
@@ -158,6 +167,54 @@ impl Peer {
             handshakes: 0,
             rx: Traffic::default(),
             tx: Traffic::default(),
+        }
+    }
+
+    /// Everything but what it is told to be.
+    pub(crate) fn save(&self, to: &mut Writer) {
+        let Self {
+            config: _,
+            endpoint,
+            sealed,
+            index,
+            session,
+            hello,
+            last_nonce,
+            counter,
+            sequence,
+            waiting,
+            keepalive_at,
+            last_rx,
+            last_tx,
+            handshakes,
+            rx,
+            tx,
+        } = self;
+        endpoint.encode(to);
+        (*index, *session).encode(to);
+        (*hello, *last_nonce).encode(to);
+        (*counter, *sequence).encode(to);
+        waiting.encode(to);
+        (*keepalive_at, (*last_rx, *last_tx)).encode(to);
+        (*handshakes, (*rx, *tx)).encode(to);
+        sealed.is_some().encode(to);
+        if let Some(state) = sealed {
+            state.save(to);
+        }
+    }
+
+    /// Goes on from where another carrier of the same peer has stopped.
+    pub(crate) fn restore(&mut self, from: &mut Reader<'_>, now: Instant) -> Option<()> {
+        self.endpoint = Carry::decode(from)?;
+        (self.index, self.session) = Carry::decode(from)?;
+        (self.hello, self.last_nonce) = Carry::decode(from)?;
+        (self.counter, self.sequence) = Carry::decode(from)?;
+        self.waiting = Carry::decode(from)?;
+        (self.keepalive_at, (self.last_rx, self.last_tx)) = Carry::decode(from)?;
+        (self.handshakes, (self.rx, self.tx)) = Carry::decode(from)?;
+        match (bool::decode(from)?, &mut self.sealed) {
+            (true, Some(state)) => state.restore(from, self.endpoint.is_some(), now),
+            (is_sealed, state) => (is_sealed == state.is_some()).then_some(()),
         }
     }
 

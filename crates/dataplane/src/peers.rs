@@ -169,6 +169,28 @@ impl Peers {
         self.last = Last::default();
     }
 
+    /// Every peer is found by the indices that it has now, and by no other.
+    pub(crate) fn reindex(&mut self) {
+        self.last = Last::default();
+        self.by_index.clear();
+        for (slot, peer) in (0..).map(Slot).zip(&self.slots) {
+            let Some(peer) = peer else { continue };
+            match &peer.sealed {
+                Some(state) => self.by_index.extend(state.indices().map(|index| (index, slot))),
+                None => drop(self.by_index.insert(peer.index, slot)),
+            }
+        }
+    }
+
+    pub(crate) fn with_id(&mut self, id: PeerId) -> Option<&mut Peer> {
+        let slot = self.slot_of(id).ok()?;
+        self.get_mut(slot)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     pub(crate) fn with_key(&mut self, public: &PublicKey) -> Option<(Slot, &mut Peer)> {
         let slot = *self.by_key.get(public)?;
         Some((slot, self.get_mut(slot)?))

@@ -12,6 +12,16 @@ impl Random {
         Self { hasher: SipHasher24::new_with_key(key), counter: 0, nonces: 0 }
     }
 
+    /// How many [`next_nonce`](Self::next_nonce) has given.
+    pub(crate) const fn nonces(&self) -> u32 {
+        self.nonces
+    }
+
+    /// Another has given so many: the next one is higher than all of those.
+    pub(crate) const fn continue_nonces(&mut self, nonces: u32) {
+        self.nonces = nonces;
+    }
+
     pub(crate) fn next_u32(&mut self) -> u32 {
         self.counter = self.counter.wrapping_add(1);
         let [a, b, c, d, ..] = self.hasher.hash(&self.counter.to_be_bytes()).as_bytes();

@@ -1,5 +1,8 @@
-use crate::{Offload, PeerId, PublicKey};
-use std::{net::SocketAddr, time::Duration};
+use crate::{
+    Offload, PeerId, PublicKey,
+    parcel::{Carry, Reader, Writer},
+};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 /// State and counters of one tunnel at one instant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -160,6 +163,25 @@ impl Drops {
             .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| (reason.name(), count))
             .collect()
+    }
+}
+
+/// By name, for another release may have other reasons.
+impl Carry for Drops {
+    fn encode(&self, to: &mut Writer) {
+        let counts: VecDeque<(Box<[u8]>, u64)> =
+            self.non_zero().into_iter().map(|(name, count)| (name.as_bytes().into(), count)).collect();
+        counts.encode(to);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Option<Self> {
+        let mut drops = Self::default();
+        for (name, count) in VecDeque::<(Box<[u8]>, u64)>::decode(from)? {
+            if let Some(reason) = DropReason::ALL.iter().find(|reason| *reason.name().as_bytes() == *name) {
+                drops.add(*reason, count);
+            }
+        }
+        Some(drops)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::{
     budget::Budget,
     cookie::CookieMaker,
     inner,
+    parcel::{Carry, Reader, Writer},
     peer::Peer,
     peers::{Peers, Slot},
     random::Random,
@@ -94,6 +95,51 @@ impl Core {
             core.add_peer(peer, now)?;
         }
         Ok(core)
+    }
+
+    /// The state of a tunnel that stops here and goes on elsewhere.
+    pub(crate) fn save(&self, to: &mut Writer) {
+        let Self {
+            way: Way { format, mtu_bytes: _, start },
+            epoch,
+            realm,
+            peers,
+            random,
+            cookies,
+            drops,
+            shortcut: _,
+            changes: _,
+            unknown_budget: _,
+            wake: _,
+        } = self;
+        (realm.is_some(), *format == Format::WireGuard).encode(to);
+        (*epoch, *start).encode(to);
+        random.nonces().encode(to);
+        cookies.encode(to);
+        drops.encode(to);
+        peers.len().encode(to);
+        for peer in peers.iter() {
+            peer.config.id.0.encode(to);
+            peer.save(to);
+        }
+    }
+
+    /// Takes on the state of the same tunnel that has stopped elsewhere. `None`: it is another one's, and this core is of no use any more.
+    pub(crate) fn restore(&mut self, from: &mut Reader<'_>, now: Instant) -> Option<()> {
+        let protection = (self.realm.is_some(), self.way.format == Format::WireGuard);
+        (<(bool, bool)>::decode(from)? == protection).then_some(())?;
+        (self.epoch, self.way.start) = Carry::decode(from)?;
+        self.random.continue_nonces(Carry::decode(from)?);
+        self.cookies = Carry::decode(from)?;
+        self.drops = Carry::decode(from)?;
+        (usize::decode(from)? == self.peers.len()).then_some(())?;
+        for _ in 0..self.peers.len() {
+            let id = PeerId(Carry::decode(from)?);
+            self.peers.with_id(id)?.restore(from, now)?;
+        }
+        self.peers.reindex();
+        self.sessions_changed();
+        Some(())
     }
 
     /// One datagram from the network; it may be changed in place.

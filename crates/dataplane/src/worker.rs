@@ -3,6 +3,8 @@
 use crate::{
     Core, Error, Identity, Offload, OnBreak, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
     attached::{Attached, Buffers},
+    batch::Parked,
+    parcel::Parcel,
     poll::Polling,
     shortcut::Exchange,
 };
@@ -31,7 +33,8 @@ const COMMANDS: u64 = u64::MAX;
 
 /// What the worker is asked to do. Each is answered.
 pub(crate) enum Command {
-    Add { id: TunnelId, core: Box<Core>, tun: OwnedFd, udp: OwnedFd, offload: Box<Offload>, reply: Sender<Result<()>> },
+    Add { id: TunnelId, arrival: Box<Arrival>, reply: Sender<Result<()>> },
+    Release { id: TunnelId, reply: Sender<Result<Parcel>> },
     Remove { id: TunnelId, reply: Sender<Result<()>> },
     Stats { id: TunnelId, reply: Sender<Result<TunnelStats>> },
     Broken { reply: Sender<Result<Vec<TunnelId>>> },
@@ -40,6 +43,15 @@ pub(crate) enum Command {
     ChangePeer { id: TunnelId, peer: PeerConfig, reply: Sender<Result<()>> },
     RemovePeer { id: TunnelId, peer: PeerId, reply: Sender<Result<()>> },
     ReplaceUdp { id: TunnelId, udp: OwnedFd, merging: nix::Result<()>, reply: Sender<Result<()>> },
+}
+
+/// A tunnel that is to be carried from now on.
+pub(crate) struct Arrival {
+    pub(crate) core: Core,
+    pub(crate) tun: OwnedFd,
+    pub(crate) udp: OwnedFd,
+    pub(crate) offload: Offload,
+    pub(crate) parked: Parked,
 }
 
 pub(crate) struct Worker {
@@ -187,8 +199,12 @@ impl Worker {
     fn execute(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Add { id, core, tun, udp, offload, reply } => {
-                let _ = reply.send(self.add(Attached::new(id, *core, tun, udp, *offload, &self.exchange)));
+            Command::Add { id, arrival, reply } => {
+                let Arrival { core, tun, udp, offload, parked } = *arrival;
+                let _ = reply.send(self.add(Attached::new(id, core, tun, udp, offload, parked, &self.exchange)));
+            }
+            Command::Release { id, reply } => {
+                let _ = reply.send(self.release(id));
             }
             Command::Remove { id, reply } => {
                 let _ = reply.send(self.remove(id));
@@ -229,6 +245,7 @@ impl Worker {
             tunnel.close(&self.epoll);
             return Err(error);
         }
+        tunnel.begin(&self.epoll);
         tunnel.rearm(&mut self.timers);
         self.tunnels.insert(tunnel.id, tunnel);
         Ok(())
@@ -239,6 +256,15 @@ impl Worker {
         tunnel.close(&self.epoll);
         tunnel.rearm(&mut self.timers);
         Ok(())
+    }
+
+    /// It has stopped when this returns.
+    fn release(&mut self, id: TunnelId) -> Result<Parcel> {
+        let tunnel = self.tunnels.get_mut(&id).ok_or(Error::UnknownTunnel(id))?;
+        let parcel = tunnel.release(&self.epoll)?;
+        tunnel.rearm(&mut self.timers);
+        self.tunnels.remove(&id);
+        Ok(parcel)
     }
 
     fn change(&mut self, id: TunnelId, change: impl FnOnce(&mut Core) -> Result<()>) -> Result<()> {

@@ -69,6 +69,29 @@ impl Agent {
         }
     }
 
+    /// Starts another agent, which takes everything over, and waits until the one before has ended by itself.
+    pub(crate) fn upgrade(&mut self, ledger: &Arc<Ledger>, mut command: Command, node: &str, log: &Path) -> Result<()> {
+        let before = self.running()?;
+        let failed = || Error::io(format!("open {}", log.display()));
+        let file = OpenOptions::new().create(true).append(true).open(log).map_err(failed())?;
+        let line = command_line(&command);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().map_err(failed())?)
+            .stderr(file)
+            .process_group(0)
+            .spawn()
+            .map_err(|source| Error::Start { command: line, source })?;
+        let process = ledger.add_process(child, &format!("next aditd of {node}"))?;
+        let ended = || Ok((!before.is_alive()).then_some(()));
+        eventually(&format!("the agent of {node} to give way"), START_DEADLINE, ended)
+            .map_err(|error| Error::Unexpected(format!("{error}; its log ends with: {}", tail(log))))?;
+        self.process = Some(process);
+        // Reaped.
+        ledger.end_process(before, STOP_DEADLINE)?;
+        self.running().map(drop)
+    }
+
     pub(crate) fn kill(&mut self, ledger: &Ledger) -> Result<()> {
         let process = self.running()?;
         if let Some(pid) = rustix::process::Pid::from_raw(process.pid) {

@@ -208,6 +208,18 @@ impl Node {
         agent.start(&self.inner.ledger, command, &self.inner.name, &self.inner.run_dir, &self.inner.log)
     }
 
+    /// Starts another agent (`aditd --take-over`), and waits until the one before has given it everything and has ended.
+    ///
+    /// # Errors
+    /// None runs, the other one cannot be started, or nobody gives way.
+    pub fn upgrade_agent(&self) -> Result<()> {
+        let program = Binaries::get()?.program("aditd")?;
+        let mut command = self.inner.namespace.command("env");
+        command.args(self.environment().iter().map(|(key, value)| format!("{key}={value}")));
+        command.arg(program).arg("--take-over");
+        lock(&self.inner.agent).upgrade(&self.inner.ledger, command, &self.inner.name, &self.inner.log)
+    }
+
     /// Kills the agent (SIGKILL).
     ///
     /// # Errors

@@ -94,6 +94,32 @@ impl Store {
         })
     }
 
+    /// The epoch above which every tunnel's next incarnation must be, whatever its record says. 0 where nobody has raised it, or its file cannot
+    /// be read.
+    #[must_use]
+    pub fn epoch_floor(&self) -> u64 {
+        fs::read_to_string(self.epoch_file()).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
+    }
+
+    /// Raises it: one write in place of one for each tunnel that begins a new incarnation at the same time.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn raise_epoch_floor(&self, floor: u64) -> Result<()> {
+        let file = self.epoch_file();
+        let temporary = file.with_extension(std::process::id().to_string());
+        let written = fs::write(&temporary, format!("{floor}\n")).and_then(|()| fs::rename(&temporary, &file));
+        written.map_err(|source| {
+            let _ = fs::remove_file(&temporary);
+            storage("write", &file, source)
+        })
+    }
+
+    /// Beside the records' directory, for it is no record.
+    fn epoch_file(&self) -> PathBuf {
+        self.directory.with_file_name("epoch")
+    }
+
     /// Reads one record; `None` when there is none.
     ///
     /// # Errors
@@ -321,6 +347,20 @@ mod tests {
             assert_eq!(store.read(&first.attachment).unwrap().as_ref(), Some(written));
             assert_eq!(fs::read_dir(store.directory()).unwrap().count(), 1);
         }
+    }
+
+    #[test]
+    fn the_nodes_epoch_floor_is_kept_beside_the_records() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        assert_eq!(store.epoch_floor(), 0);
+        for floor in [7, u64::MAX] {
+            store.raise_epoch_floor(floor).unwrap();
+            assert_eq!(Store::new(directory.path()).epoch_floor(), floor);
+        }
+        fs::write(directory.path().join("epoch"), "torn").unwrap();
+        assert_eq!(store.epoch_floor(), 0);
+        assert!(store.list().unwrap().is_empty());
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Core {
             remote: offer.map(|offer| (offer.epoch, offer.mtu_bytes)),
             capabilities,
         };
-        let keys = Keypair::new(about, &keys, now).ok_or(DropReason::BadHandshake)?;
+        let keys = Keypair::new(about, keys, now).ok_or(DropReason::BadHandshake)?;
         state.stamp = stamp;
         state.keys_used(&remote);
         let given_up = state.await_next(keys);
@@ -134,7 +134,7 @@ impl Core {
             remote: offer.map(|offer| (offer.epoch, offer.mtu_bytes)),
             capabilities: offer.map_or(0, |offer| offer.capabilities),
         };
-        let keys = Keypair::new(about, &keys, now).ok_or(DropReason::BadHandshake)?;
+        let keys = Keypair::new(about, keys, now).ok_or(DropReason::BadHandshake)?;
         let given_up = state.begin(keys, now);
         state.heard(false, now);
         peer.handshakes = peer.handshakes.wrapping_add(1);

@@ -1,7 +1,10 @@
 //! The keys of one session, and what they have sealed and opened.
 
 use super::replay::Window;
-use crate::wire::HEADER_BYTES;
+use crate::{
+    parcel::{Carry, Reader, Writer},
+    wire::HEADER_BYTES,
+};
 use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
@@ -60,6 +63,8 @@ pub(crate) struct Keypair {
     pub(crate) capabilities: u32,
     send: LessSafeKey,
     receive: LessSafeKey,
+    /// The library does not give back what it was told, and the next carrier must be told it.
+    keys: Keys,
     counter: u64,
     window: Window,
 }
@@ -76,7 +81,7 @@ pub(crate) struct About {
 
 impl Keypair {
     /// `None`: the library refuses keys of the right length, which it does not.
-    pub(crate) fn new(about: About, keys: &Keys, now: Instant) -> Option<Self> {
+    pub(crate) fn new(about: About, keys: Keys, now: Instant) -> Option<Self> {
         let algorithm = match about.cipher {
             Cipher::Aes256Gcm => &AES_256_GCM,
             Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
@@ -93,6 +98,7 @@ impl Keypair {
             capabilities,
             send: key(&keys.send)?,
             receive: key(&keys.receive)?,
+            keys,
             counter: 0,
             window: Window::new(),
         })
@@ -160,6 +166,46 @@ impl Keypair {
     }
 }
 
+impl Carry for Keypair {
+    fn encode(&self, to: &mut Writer) {
+        let Self {
+            our_index,
+            their_index,
+            is_initiator,
+            born,
+            cipher,
+            remote,
+            capabilities,
+            send: _,
+            receive: _,
+            keys: Keys { send, receive },
+            counter,
+            window,
+        } = self;
+        (*our_index, *their_index).encode(to);
+        (*is_initiator, *born).encode(to);
+        (*cipher == Cipher::Aes256Gcm).encode(to);
+        (*remote, *capabilities).encode(to);
+        send.encode(to);
+        receive.encode(to);
+        counter.encode(to);
+        window.encode(to);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Option<Self> {
+        let (our_index, their_index) = Carry::decode(from)?;
+        let (is_initiator, born) = Carry::decode(from)?;
+        let cipher = if bool::decode(from)? { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 };
+        let (remote, capabilities) = Carry::decode(from)?;
+        let about = About { our_index, their_index, is_initiator, cipher, remote, capabilities };
+        let keys = Keys { send: Carry::decode(from)?, receive: Carry::decode(from)? };
+        let mut keypair = Self::new(about, keys, born)?;
+        keypair.counter = Carry::decode(from)?;
+        keypair.window = Carry::decode(from)?;
+        Some(keypair)
+    }
+}
+
 /// Four bytes of zero and the counter (WireGuard, section 5.4.6); no counter is used twice with a key.
 fn nonce(counter: u64) -> Nonce {
     let mut bytes = [0; 12];
@@ -181,7 +227,7 @@ mod tests {
         let (one, two) = (Zeroizing::new([1; 32]), Zeroizing::new([2; 32]));
         let alice = Keys { send: one.clone(), receive: two.clone() };
         let bob = Keys { send: two, receive: one };
-        (Keypair::new(about(true), &alice, now).unwrap(), Keypair::new(about(false), &bob, now).unwrap())
+        (Keypair::new(about(true), alice, now).unwrap(), Keypair::new(about(false), bob, now).unwrap())
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Which packets of a session have been there already (RFC 6479).
 
+use crate::parcel::carry;
+
 const WORD_BITS: u64 = 64;
 const WORDS: usize = 129;
 /// How far behind the newest packet one may be and still be let in.
@@ -13,6 +15,8 @@ pub(crate) struct Window {
     /// A ring of words, one bit a counter; what is more than [`WINDOW`] behind is forgotten word by word.
     words: [u64; WORDS],
 }
+
+carry!(Window { next, words });
 
 impl Window {
     pub(crate) const fn new() -> Self {

@@ -6,7 +6,12 @@ use super::{
     mac::{Mac, MacKeys},
     noise::Initiator,
 };
-use crate::{PeerKeys, PublicKey, cookie::COOKIE_SECRET_LIFETIME, peer::later};
+use crate::{
+    PeerKeys, PublicKey,
+    cookie::COOKIE_SECRET_LIFETIME,
+    parcel::{Carry, Reader, Writer},
+    peer::later,
+};
 use std::{
     mem,
     time::{Duration, Instant},
@@ -142,6 +147,47 @@ impl Sealed {
         self.keys = keys;
         self.keys_used(&used);
         Vec::new()
+    }
+
+    /// Everything but what it is told to be and the handshake under way.
+    pub(crate) fn save(&self, to: &mut Writer) {
+        let Self {
+            keys,
+            macs: _,
+            current,
+            previous: [newest, middle, oldest],
+            next,
+            attempt,
+            cookie,
+            last_mac1,
+            stamp,
+            established_at,
+            unanswered_since,
+            unacknowledged_since,
+        } = self;
+        keys.public.encode(to);
+        [current, newest, middle, oldest, next].into_iter().for_each(|place| place.encode(to));
+        attempt.is_some().encode(to);
+        (*cookie, *last_mac1).encode(to);
+        (*stamp, *established_at).encode(to);
+        (*unanswered_since, *unacknowledged_since).encode(to);
+    }
+
+    /// Goes on from where another carrier has stopped. A handshake that was under way begins anew, for nobody can answer it any more.
+    pub(crate) fn restore(&mut self, from: &mut Reader<'_>, is_reachable: bool, now: Instant) -> Option<()> {
+        let used: PublicKey = Carry::decode(from)?;
+        self.keys_used(&used);
+        (self.keys.public == used).then_some(())?;
+        self.current = Carry::decode(from)?;
+        for place in &mut self.previous {
+            *place = Carry::decode(from)?;
+        }
+        self.next = Carry::decode(from)?;
+        self.attempt = (bool::decode(from)? && is_reachable).then(|| Attempt::new(now));
+        (self.cookie, self.last_mac1) = Carry::decode(from)?;
+        (self.stamp, self.established_at) = Carry::decode(from)?;
+        (self.unanswered_since, self.unacknowledged_since) = Carry::decode(from)?;
+        Some(())
     }
 
     /// The peer uses this one of its keys now: it is the one to address.

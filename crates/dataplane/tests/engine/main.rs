@@ -10,6 +10,7 @@
 )]
 
 mod ends;
+mod handover;
 mod shortcut;
 
 use adit_dataplane::{Engine, Error, PeerId, Vnet, wire};
