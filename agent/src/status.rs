@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use adit_dataplane::{PeerId, PeerStats, TunnelStats};
+use adit_dataplane::{self as dataplane, PeerId, PeerStats, TunnelStats};
 use adit_tunnel::{
     PublicKey, Record,
-    protocol::{PeerStatus, TunnelStatus},
+    protocol::{Delivery, Health, HealthState, PeerStatus, RoundTrip, TunnelStatus},
 };
 
 use crate::config::known_endpoint;
@@ -41,6 +41,7 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
             last_seen_ms: age(|stats| stats.last_rx_age),
             last_sent_ms: age(|stats| stats.last_tx_age),
             last_handshake_ms: age(|stats| stats.last_handshake_age),
+            health: stats.map(|stats| health(&stats.health)),
             ..PeerStatus::described(peer)
         }
     });
@@ -50,5 +51,38 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
         offload_refusal: stats.offload.refusal.map(|(what, errno)| format!("cannot {what}: {errno}")),
         drops: stats.drops.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
         ..TunnelStatus::described(record, reason)
+    }
+}
+
+fn health(health: &dataplane::Health) -> Health {
+    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let delivery = |delivery: dataplane::Delivery| Delivery {
+        packets: delivery.packets,
+        lost: delivery.lost,
+        reordered: delivery.reordered,
+        duplicated: delivery.duplicated,
+        recent_loss_ppm: delivery.recent_loss_ppm,
+    };
+    Health {
+        state: match health.state {
+            dataplane::HealthState::Up => HealthState::Up,
+            dataplane::HealthState::Degraded => HealthState::Degraded,
+            dataplane::HealthState::Waiting => HealthState::Waiting,
+            dataplane::HealthState::Down => HealthState::Down,
+        },
+        reason: health.reason.clone(),
+        since_ms: u64::try_from(health.since.as_millis()).unwrap_or(u64::MAX),
+        rtt: health.rtt.map(|rtt| RoundTrip {
+            last_us: us(rtt.last),
+            min_us: us(rtt.min),
+            average_us: us(rtt.average),
+            p99_us: us(rtt.p99),
+            jitter_us: us(rtt.jitter),
+        }),
+        probes_sent: health.probes_sent,
+        probes_answered: health.probes_answered,
+        received: delivery(health.received),
+        sent: health.sent.map(delivery),
+        path_mtu_bytes: health.path_mtu_bytes,
     }
 }

@@ -80,6 +80,9 @@ impl Attached {
             self.set_interest(epoll);
         }
         trouble.count_in(&mut self.core);
+        if let Some((_, errno)) = trouble.last.filter(|_| trouble.refused_to_send()) {
+            self.core.refused(errno.desc(), Instant::now());
+        }
         self.last_trouble = trouble.last.or(self.last_trouble);
         self.renew_shortcuts();
         if let Some(errno) = trouble.tun_gone {

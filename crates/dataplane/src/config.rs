@@ -1,6 +1,6 @@
 //! What a tunnel is told to be.
 
-use crate::{PeerId, sealed, wire::Seal};
+use crate::{PeerId, parcel::carry, sealed, wire::Seal};
 use ipnetwork::IpNetwork;
 use std::{fmt, net::SocketAddr, time::Duration};
 use zeroize::Zeroizing;
@@ -105,13 +105,15 @@ pub struct PeerConfig {
 /// How peers are asked for signs of life, where their format has probes and they answer them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probing {
-    /// A request each so often; by default by need.
+    /// A request each so often; by default by need. Zero: never, and requests of others are answered all the same.
     pub interval: Option<Duration>,
     /// How long nothing may come before a peer counts as lost; by default by the interval, or the round trip.
     pub timeout: Option<Duration>,
     /// Whether the largest packet that passes is searched for, and the MTU follows.
     pub path_mtu: bool,
 }
+
+carry!(Probing { interval, timeout, path_mtu });
 
 impl Default for Probing {
     fn default() -> Self {

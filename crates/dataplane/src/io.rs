@@ -129,6 +129,10 @@ impl Trouble {
         (self.too_big, self.send_failed)
     }
 
+    pub(crate) const fn refused_to_send(&self) -> bool {
+        self.send_failed > 0
+    }
+
     pub(crate) fn count_in(&self, core: &mut Core) {
         core.count(DropReason::TooBig, self.too_big);
         core.count(DropReason::SendFailed, self.send_failed);

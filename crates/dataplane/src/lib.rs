@@ -17,6 +17,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod handshake;
+mod health;
 mod inner;
 mod io;
 mod merge;
@@ -44,6 +45,7 @@ pub use {
     config::{Identity, PeerConfig, PeerKeys, Probing, PublicKey, Secret, Security, TunnelConfig},
     engine::{Engine, OnBreak, TunnelId},
     error::Error,
+    health::{Delivery, Health, HealthState, RoundTrip},
     offload::Offload,
     outbound::{FromTun, ShortcutPacket},
     parcel::Parcel,

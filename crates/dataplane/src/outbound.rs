@@ -91,7 +91,7 @@ impl Core {
                 Some(several) => sealed::send_packets(peer, several, packet, self.way, now, out),
                 None => sealed::send_one(peer, packet, checksum, self.way, now, out),
             };
-            if timer {
+            if timer | peer.vitals.live.said(now) {
                 self.wake_by_timers(slot);
             }
             return Ok(());
@@ -102,6 +102,9 @@ impl Core {
                 send_several(peer, &several, packet, self.way.start, now, out);
             }
             None => send_data(peer, datagram, checksum, self.way.start, now, out),
+        }
+        if peer.vitals.live.said(now) {
+            self.wake_by_timers(slot);
         }
         Ok(())
     }

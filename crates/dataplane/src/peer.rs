@@ -1,6 +1,7 @@
 use crate::{
     PeerConfig, PeerStats,
     handshake::CAPABILITY_PROBES,
+    health::{Health, Vitals},
     parcel::{Carry, Reader, Writer, carry},
     sealed::{Sealed, keypair::Cipher},
 };
@@ -42,6 +43,7 @@ pub(crate) struct Peer {
     pub(crate) handshakes: u64,
     pub(crate) rx: Traffic,
     pub(crate) tx: Traffic,
+    pub(crate) vitals: Box<Vitals>,
 }
 
 /// What a peer told us of itself.
@@ -167,6 +169,7 @@ impl Peer {
             handshakes: 0,
             rx: Traffic::default(),
             tx: Traffic::default(),
+            vitals: Box::new(Vitals::new()),
         }
     }
 
@@ -189,6 +192,7 @@ impl Peer {
             handshakes,
             rx,
             tx,
+            vitals,
         } = self;
         endpoint.encode(to);
         (*index, *session).encode(to);
@@ -197,6 +201,7 @@ impl Peer {
         waiting.encode(to);
         (*keepalive_at, (*last_rx, *last_tx)).encode(to);
         (*handshakes, (*rx, *tx)).encode(to);
+        vitals.encode(to);
         sealed.is_some().encode(to);
         if let Some(state) = sealed {
             state.save(to);
@@ -212,6 +217,7 @@ impl Peer {
         self.waiting = Carry::decode(from)?;
         (self.keepalive_at, (self.last_rx, self.last_tx)) = Carry::decode(from)?;
         (self.handshakes, (self.rx, self.tx)) = Carry::decode(from)?;
+        self.vitals = Carry::decode(from)?;
         match (bool::decode(from)?, &mut self.sealed) {
             (true, Some(state)) => state.restore(from, self.endpoint.is_some(), now),
             (is_sealed, state) => (is_sealed == state.is_some()).then_some(()),
@@ -232,7 +238,6 @@ impl Peer {
     }
 
     /// Whether it answers probes, as far as it has said.
-    #[expect(dead_code, reason = "asked by what begins probes")]
     pub(crate) fn answers_probes(&self) -> bool {
         let capabilities = match &self.sealed {
             Some(state) => state.current.as_ref().map(|keys| keys.capabilities),
@@ -271,10 +276,10 @@ impl Peer {
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         let hello_at = self.hello.map(|hello| hello.next_at);
         let sealed = self.sealed.as_ref().and_then(|state| state.next_wake());
-        hello_at.into_iter().chain(self.keepalive_at).chain(sealed).min()
+        hello_at.into_iter().chain(self.keepalive_at).chain(sealed).chain(self.vitals.live.next_at()).min()
     }
 
-    pub(crate) fn stats(&self, now: Instant) -> PeerStats {
+    pub(crate) fn stats(&self, health: Health, now: Instant) -> PeerStats {
         let age = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
         let state = self.sealed.as_deref();
         let remote = state.and_then(|state| state.current.as_ref()).and_then(|keys| keys.remote);
@@ -295,6 +300,7 @@ impl Peer {
             last_rx_age: age(self.last_rx),
             last_tx_age: age(self.last_tx),
             shortcut: false,
+            health,
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     Core, DropReason, Sink,
     peer::Peer,
     peers::Slot,
-    probe::{BODY_BYTES, Counts, Kind, Probe},
+    probe::{BODY_BYTES, Kind, Probe},
     sealed,
     session::Way,
     wire::{HEADER_BYTES, Header, Type},
@@ -23,15 +23,17 @@ impl Core {
     ) -> Result<(), DropReason> {
         let probe = Probe::decode(payload)?;
         let way = self.way;
+        let is_asked_for = self.probe_came(slot, &probe, now);
         let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
         match probe.kind {
             Kind::Request => {
                 let length = u16::try_from(datagram_bytes).unwrap_or(u16::MAX);
-                let answer =
-                    Probe { kind: Kind::Answer(length), counts: Counts::default(), path_mtu_bytes: 0, ..probe };
+                let path_mtu_bytes = peer.vitals.path_mtu_bytes.unwrap_or_default();
+                let answer = Probe { kind: Kind::Answer(length), counts: peer.counts(now), path_mtu_bytes, ..probe };
                 send_probe(peer, &answer, BODY_BYTES, way, now, out);
                 Ok(())
             }
+            Kind::Answer(_) if is_asked_for => Ok(()),
             Kind::Answer(_) => Err(DropReason::UnexpectedAnswer),
         }
     }

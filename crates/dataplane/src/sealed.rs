@@ -11,7 +11,7 @@ pub(crate) mod keypair;
 pub(crate) mod mac;
 mod noise;
 mod receive;
-mod replay;
+pub(crate) mod replay;
 mod send;
 mod state;
 

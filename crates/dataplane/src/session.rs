@@ -199,10 +199,12 @@ impl Core {
     }
 
     fn establish<'p>(&mut self, from: SocketAddr, session: Session, now: Instant, out: &mut impl Sink<'p>) {
-        let start = self.way.start;
+        let (start, probing) = (self.way.start, self.probing);
         if let Some((_, peer)) = self.peers.with_endpoint(from) {
             tracing::debug!(peer = %peer.config.id, epoch = session.epoch, "session established");
+            peer.vitals.begin_plain(session.epoch);
             peer.session = Some(session);
+            peer.is_established(probing, now);
             peer.hello = None;
             peer.handshakes = peer.handshakes.wrapping_add(1);
             peer.last_rx = Some(now);
@@ -232,6 +234,7 @@ pub(crate) fn send_hello<'p>(peer: &mut Peer, way: Way, epoch: u64, now: Instant
         mtu_bytes: way.mtu_bytes,
         nonce: hello.nonce,
     };
+    peer.vitals.handshake_messages = peer.vitals.handshake_messages.saturating_add(1);
     send_message(peer, 0, &Message::Hello(offer, hello.cookie), now, out);
 }
 

@@ -1,5 +1,5 @@
 use crate::{
-    Offload, PeerId, PublicKey,
+    Health, Offload, PeerId, PublicKey,
     parcel::{Carry, Reader, Writer},
 };
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
@@ -56,6 +56,8 @@ pub struct PeerStats {
     pub last_tx_age: Option<Duration>,
     /// Whether packets to it go straight to its TUN.
     pub shortcut: bool,
+    /// Whether it answers, how fast, and what gets lost.
+    pub health: Health,
 }
 
 macro_rules! drop_reasons {
@@ -154,6 +156,10 @@ impl Drops {
         if let Some(counter) = self.0.get_mut(reason as usize) {
             *counter = counter.wrapping_add(packets);
         }
+    }
+
+    pub(crate) fn of(&self, reason: DropReason) -> u64 {
+        self.0.get(reason as usize).copied().unwrap_or_default()
     }
 
     pub(crate) fn non_zero(&self) -> Vec<(&'static str, u64)> {

@@ -1,5 +1,5 @@
 use crate::{
-    Checksum, DropReason, Error, Identity, PeerConfig, Result, ShortcutPacket, TunnelConfig, TunnelStats,
+    Checksum, DropReason, Error, Identity, PeerConfig, Probing, Result, ShortcutPacket, TunnelConfig, TunnelStats,
     allowed::AllowedIps,
     budget::Budget,
     cookie::CookieMaker,
@@ -64,6 +64,9 @@ pub struct Core {
     /// Counts what may concern sessions.
     changes: u64,
     pub(crate) unknown_budget: Budget,
+    pub(crate) probing: Probing,
+    /// When and why the socket refused to send last.
+    refusal: Option<(Instant, &'static str)>,
     pub(crate) wake: Option<Instant>,
 }
 
@@ -89,6 +92,8 @@ impl Core {
             shortcut: config.shortcut,
             changes: 0,
             unknown_budget: Budget::new(UNKNOWN_BURST, UNKNOWN_INTERVAL, now),
+            probing: config.probing,
+            refusal: None,
             wake: None,
         };
         for peer in config.peers {
@@ -110,6 +115,8 @@ impl Core {
             shortcut: _,
             changes: _,
             unknown_budget: _,
+            probing: _,
+            refusal: _,
             wake: _,
         } = self;
         (realm.is_some(), *format == Format::WireGuard).encode(to);
@@ -166,6 +173,7 @@ impl Core {
                 send_keepalive_if_idle(peer, self.way, now, out);
             }
             self.tick_sealed(slot, now, out);
+            self.tick_health(slot, now, out);
         }
         self.rearm();
     }
@@ -198,6 +206,7 @@ impl Core {
         if let Some(peer) = self.peers.get_mut(slot) {
             if moved {
                 peer.session = None;
+                peer.vitals.restart(now);
                 peer.last_rx = None;
             }
             peer.rearm_keepalive(now);
@@ -235,6 +244,7 @@ impl Core {
     /// Begins a handshake with a peer.
     fn begin(&mut self, slot: Slot, now: Instant) {
         let Some(peer) = self.peers.get_mut(slot) else { return };
+        peer.vitals.begin(now);
         match &mut peer.sealed {
             Some(state) if peer.endpoint.is_some() => state.attempt_now(now),
             // It has to begin.
@@ -262,8 +272,10 @@ impl Core {
 
     /// State and counters. The descriptors' part is left for the shell to fill in.
     pub fn stats(&self, now: Instant) -> TunnelStats {
+        let (refusal, strangers) = (self.refusal.as_ref(), self.strangers());
+        let stats = |peer: &Peer| peer.stats(peer.health(refusal, strangers, now), now);
         TunnelStats {
-            peers: self.peers.iter().map(|peer| peer.stats(now)).collect(),
+            peers: self.peers.iter().map(stats).collect(),
             drops: self.drops.non_zero(),
             ..TunnelStats::default()
         }
@@ -306,6 +318,11 @@ impl Core {
         self.drops.add(reason, packets);
     }
 
+    /// The socket refused to send.
+    pub(crate) const fn refused(&mut self, why: &'static str, now: Instant) {
+        self.refusal = Some((now, why));
+    }
+
     /// After whatever may concern sessions.
     pub(crate) fn sessions_changed(&mut self) {
         self.changes = self.changes.wrapping_add(1);
@@ -318,7 +335,7 @@ impl Core {
         self.wake = self.wake.into_iter().chain(at).min();
     }
 
-    fn rearm(&mut self) {
+    pub(crate) fn rearm(&mut self) {
         self.wake = self.peers.iter().filter_map(Peer::next_wake).min();
     }
 
@@ -347,6 +364,13 @@ impl Core {
                 if !peer.endpoint.is_some_and(|endpoint| same_host_and_port(endpoint, from)) {
                     return Err(DropReason::WrongSource);
                 }
+                let is_data = kind == Type::Data && !payload.is_empty();
+                peer.vitals.take_plain(header.counter);
+                let timer = peer.vitals.live.heard(is_data, now);
+                if timer {
+                    self.wake_by_timers(slot);
+                }
+                let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
                 if !matches!(kind, Type::Data | Type::Probe) {
                     return Err(DropReason::UnknownType);
                 }

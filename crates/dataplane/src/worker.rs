@@ -64,6 +64,10 @@ pub(crate) struct Worker {
     broken: OnBreak,
     exchange: Arc<Exchange>,
     polling: Polling,
+    /// What arrived before this instant has been read: when the wait began that ended last.
+    read_until: Instant,
+    /// How often in a row there was more to serve than one wait tells of.
+    full_rounds: usize,
 }
 
 impl Worker {
@@ -90,6 +94,8 @@ impl Worker {
             broken,
             exchange,
             polling: Polling::default(),
+            read_until: Instant::now(),
+            full_rounds: 0,
         })
     }
 
@@ -116,7 +122,7 @@ impl Worker {
                     work_bytes = work_bytes.saturating_add(self.serve(event.data(), event.events()));
                 }
             }
-            self.run_timers(Instant::now());
+            self.run_timers_if_read(count);
             if commanded && !self.obey() {
                 return;
             }
@@ -128,6 +134,7 @@ impl Worker {
         let begin = Instant::now();
         let moment = self.polling.after(work_bytes);
         while begin.elapsed() < moment {
+            self.read_until = Instant::now();
             match self.epoll.wait(events, EpollTimeout::ZERO)? {
                 0 => thread::yield_now(),
                 count => {
@@ -136,6 +143,7 @@ impl Worker {
                 }
             }
         }
+        self.read_until = Instant::now();
         let count = self.epoll.wait(events, self.timeout());
         self.polling.learn(begin.elapsed());
         count
@@ -165,9 +173,23 @@ impl Worker {
         work_bytes
     }
 
-    fn run_timers(&mut self, now: Instant) {
+    /// Runs what was due before the descriptors were looked at. A timer may conclude something from silence, so everything that had
+    /// come when it was due has to be read first: also where this thread was held up in between.
+    fn run_timers_if_read(&mut self, count: usize) {
+        // Epoll's ready list is a queue: after so many rounds everything was served once.
+        let rounds = self.tunnels.len().saturating_mul(2).checked_div(EVENTS).unwrap_or_default();
+        if count == EVENTS && self.full_rounds < rounds {
+            self.full_rounds = self.full_rounds.saturating_add(1);
+            return;
+        }
+        self.full_rounds = 0;
+        self.run_timers(self.read_until, Instant::now());
+    }
+
+    /// Runs what was due by `due`.
+    fn run_timers(&mut self, due: Instant, now: Instant) {
         while let Some(&(at, id)) = self.timers.first() {
-            if at > now {
+            if at > due {
                 break;
             }
             self.timers.pop_first();

@@ -144,7 +144,7 @@ macro_rules! numbers {
         })+
     };
 }
-numbers!(u8, u16, u32, u64, u128);
+numbers!(u8, u16, u32, u64, u128, f64);
 
 impl Carry for bool {
     fn encode(&self, to: &mut Writer) {

@@ -152,9 +152,10 @@ impl Core {
 
     /// A session is up: what waited for it leaves.
     pub(super) fn session_begun<'p>(&mut self, slot: Slot, now: Instant, out: &mut impl Sink<'p>) {
-        let way = self.way;
+        let (way, probing) = (self.way, self.probing);
         if let Some(peer) = self.peers.get_mut(slot) {
             tracing::debug!(peer = %peer.config.id, "session established");
+            peer.is_established(probing, now);
             while let Some(packet) = peer.waiting.pop() {
                 send_one(peer, &packet, Checksum::Complete, way, now, out);
             }
@@ -187,6 +188,7 @@ impl Core {
         state.last_mac1 =
             Some(append_macs(&mut message, mac1, |message| cookie.map_or([0; 16], |c| mac2(&c, message))));
         peer.last_tx = Some(now);
+        peer.vitals.handshake_messages = peer.vitals.handshake_messages.saturating_add(1);
         out.network(to, &message, &[]);
         replaced.into_iter().for_each(|index| self.peers.release_index(index));
         self.peers.claim_index(index, slot);

@@ -2,6 +2,7 @@
 
 use super::replay::Window;
 use crate::{
+    health::delivery::Ledger,
     parcel::{Carry, Reader, Writer},
     wire::HEADER_BYTES,
 };
@@ -67,6 +68,8 @@ pub(crate) struct Keypair {
     keys: Keys,
     counter: u64,
     window: Window,
+    /// What came in it.
+    pub(crate) ledger: Ledger,
 }
 
 /// What a handshake says about a session, beside its keys.
@@ -101,6 +104,7 @@ impl Keypair {
             keys,
             counter: 0,
             window: Window::new(),
+            ledger: Ledger::new(),
         })
     }
 
@@ -158,10 +162,18 @@ impl Keypair {
         self.window.is_new(counter)
     }
 
+    /// A packet that is not new came.
+    pub(crate) fn repeat(&mut self, counter: u64) {
+        if self.window.remembers(counter) {
+            self.ledger.repeat();
+        }
+    }
+
     /// Lets a packet in that was opened. Returns whether it is the newest.
     pub(crate) fn mark(&mut self, counter: u64) -> bool {
         let is_newest = counter >= self.window.next();
         self.window.mark(counter);
+        self.ledger.take(counter);
         is_newest
     }
 }
@@ -181,6 +193,7 @@ impl Carry for Keypair {
             keys: Keys { send, receive },
             counter,
             window,
+            ledger,
         } = self;
         (*our_index, *their_index).encode(to);
         (*is_initiator, *born).encode(to);
@@ -190,6 +203,7 @@ impl Carry for Keypair {
         receive.encode(to);
         counter.encode(to);
         window.encode(to);
+        ledger.encode(to);
     }
 
     fn decode(from: &mut Reader<'_>) -> Option<Self> {
@@ -202,6 +216,7 @@ impl Carry for Keypair {
         let mut keypair = Self::new(about, keys, born)?;
         keypair.counter = Carry::decode(from)?;
         keypair.window = Carry::decode(from)?;
+        keypair.ledger = Carry::decode(from)?;
         Some(keypair)
     }
 }

@@ -78,6 +78,7 @@ impl Core {
             Counter::Whole(whole) => whole,
         };
         if !keys.is_new(counter) {
+            keys.repeat(counter);
             return Err(DropReason::Replayed);
         }
         let (header, sealed) = datagram.split_first_chunk_mut::<HEADER_BYTES>().ok_or(DropReason::Runt)?;
@@ -89,6 +90,7 @@ impl Core {
         let timer = state.heard(is_data, now);
         let promoted = state.promote(receiver, now);
         peer.last_rx = Some(now);
+        let is_awake = peer.vitals.live.heard(is_data, now);
         if is_newest && peer.endpoint != Some(from) {
             tracing::debug!(peer = %peer.config.id, endpoint = %from, "the peer has moved");
             peer.endpoint = Some(from);
@@ -98,7 +100,7 @@ impl Core {
             given_up.into_iter().for_each(|index| self.peers.release_index(index));
             self.session_begun(slot, now, out);
         }
-        if timer {
+        if timer | is_awake {
             self.wake_by_timers(slot);
         }
         if is_probe {

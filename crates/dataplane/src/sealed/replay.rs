@@ -37,6 +37,11 @@ impl Window {
         is_remembered && self.words.get(place(counter)).is_some_and(|word| word & bit(counter) == 0)
     }
 
+    /// Whether a packet with this counter, which is not new, is known to have been there.
+    pub(crate) const fn remembers(&self, counter: u64) -> bool {
+        self.next.wrapping_sub(counter) <= WINDOW
+    }
+
     /// Remembers a packet that [`is_new`](Self::is_new).
     pub(crate) fn mark(&mut self, counter: u64) {
         if counter >= self.next {

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     PeerKeys, PublicKey,
     cookie::COOKIE_SECRET_LIFETIME,
+    health::delivery::Tally,
     parcel::{Carry, Reader, Writer},
     peer::later,
 };
@@ -23,6 +24,8 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(16);
 const INTERVAL_WITH_TRAFFIC: Duration = Duration::from_secs(5);
 /// How many answers to one message are worked out, of which none was genuine.
 const MOST_FORGERIES: u8 = 8;
+/// So many messages of a handshake without an answer take seconds.
+const SEVERAL_MESSAGES: u32 = 4;
 /// How long to be silent after something was received, before saying that it was (KEEPALIVE-TIMEOUT).
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_secs(10);
 /// How long to send without hearing anything, before beginning a new session (KEEPALIVE-TIMEOUT and REKEY-TIMEOUT).
@@ -53,6 +56,8 @@ pub(crate) struct Sealed {
     pub(crate) unanswered_since: Option<Instant>,
     /// Since when something is received without anything being sent.
     pub(crate) unacknowledged_since: Option<Instant>,
+    /// What came in sessions that are forgotten.
+    past: Tally,
 }
 
 /// A handshake that waits for its answer.
@@ -131,6 +136,7 @@ impl Sealed {
             established_at: None,
             unanswered_since: None,
             unacknowledged_since: None,
+            past: Tally::default(),
         }
     }
 
@@ -140,7 +146,8 @@ impl Sealed {
         let used = self.keys.public;
         if used != keys.public && Some(used) != keys.also {
             let given_up = self.indices().collect();
-            *self = Self::new(keys);
+            let past = self.sessions().fold(self.past, |past, keys| past.plus(keys.ledger.clone().close()));
+            *self = Self { past, ..Self::new(keys) };
             return given_up;
         }
         self.macs = MacKeys::of(&keys.public);
@@ -164,6 +171,7 @@ impl Sealed {
             established_at,
             unanswered_since,
             unacknowledged_since,
+            past,
         } = self;
         keys.public.encode(to);
         [current, newest, middle, oldest, next].into_iter().for_each(|place| place.encode(to));
@@ -171,6 +179,7 @@ impl Sealed {
         (*cookie, *last_mac1).encode(to);
         (*stamp, *established_at).encode(to);
         (*unanswered_since, *unacknowledged_since).encode(to);
+        past.encode(to);
     }
 
     /// Goes on from where another carrier has stopped. A handshake that was under way begins anew, for nobody can answer it any more.
@@ -187,6 +196,7 @@ impl Sealed {
         (self.cookie, self.last_mac1) = Carry::decode(from)?;
         (self.stamp, self.established_at) = Carry::decode(from)?;
         (self.unanswered_since, self.unacknowledged_since) = Carry::decode(from)?;
+        self.past = Carry::decode(from)?;
         Some(())
     }
 
@@ -224,7 +234,30 @@ impl Sealed {
     fn retire(&mut self, keys: Box<Keypair>) -> Option<u32> {
         self.previous.rotate_right(1);
         let given_up = self.previous.first_mut().and_then(|newest| newest.replace(keys));
-        given_up.map(|keys| keys.our_index)
+        given_up.map(|keys| self.forget(&keys))
+    }
+
+    /// A session is over. Returns its index.
+    fn forget(&mut self, keys: &Keypair) -> u32 {
+        self.past = self.past.plus(keys.ledger.clone().close());
+        keys.our_index
+    }
+
+    /// What came in all sessions.
+    pub(crate) fn tally(&self) -> Tally {
+        self.sessions().fold(self.past, |sum, keys| sum.plus(keys.ledger.tally()))
+    }
+
+    /// Counts as lost what has been missing for long enough.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        let sessions = [&mut self.current, &mut self.next].into_iter().chain(&mut self.previous).flatten();
+        sessions.for_each(|keys| keys.ledger.settle(now));
+    }
+
+    /// Whether what was sent waits for an answer for so long, or handshakes do.
+    pub(crate) fn is_unanswered(&self, time: Duration, now: Instant) -> bool {
+        self.unanswered_since.is_some_and(|since| now.saturating_duration_since(since) >= time)
+            || self.attempt.as_ref().is_some_and(|attempt| attempt.messages >= SEVERAL_MESSAGES)
     }
 
     /// If the session with this index is the next one, the peer has shown that it knows it: packets leave in it from now on. Returns the
@@ -247,7 +280,8 @@ impl Sealed {
 
     /// A session that the peer began waits for its first packet. Returns the index that is given up.
     pub(crate) fn await_next(&mut self, keys: Keypair) -> Option<u32> {
-        self.next.replace(Box::new(keys)).map(|keys| keys.our_index)
+        let replaced = self.next.replace(Box::new(keys));
+        replaced.map(|keys| self.forget(&keys))
     }
 
     /// Whether a handshake has succeeded, and no later one of ours waits for an answer in vain.
@@ -330,12 +364,9 @@ impl Sealed {
     /// Forgets what is too old. Returns the indices that are given up.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<u32> {
         self.cookie.take_if(|(_, since)| now.saturating_duration_since(*since) >= COOKIE_SECRET_LIFETIME);
-        [&mut self.current, &mut self.next]
-            .into_iter()
-            .chain(&mut self.previous)
-            .filter_map(|place| place.take_if(|keys| !keys.may_receive(now)))
-            .map(|keys| keys.our_index)
-            .collect()
+        let places = [&mut self.current, &mut self.next].into_iter().chain(&mut self.previous);
+        let expired: Vec<_> = places.filter_map(|place| place.take_if(|keys| !keys.may_receive(now))).collect();
+        expired.into_iter().map(|keys| self.forget(&keys)).collect()
     }
 
     /// What the timers ask for.

@@ -39,7 +39,7 @@ pub fn config(own: usize, local: SocketAddr, remote: SocketAddr) -> TunnelConfig
         epoch: 1,
         shortcut: false,
         security: Security::Plain,
-        probing: Probing::default(),
+        probing: Probing { interval: Some(Duration::ZERO), ..Probing::default() },
         peers: vec![peer(remote, 1 - own)],
     }
 }
@@ -57,13 +57,18 @@ pub fn peer(endpoint: SocketAddr, number: usize) -> PeerConfig {
 
 /// A tunnel with both ends in this engine, up.
 pub fn tunnel(engine: &Engine) -> [End; 2] {
+    tunnel_that_asks(engine, Probing { interval: Some(Duration::ZERO), ..Probing::default() })
+}
+
+/// The same, with ends that ask each other.
+pub fn tunnel_that_asks(engine: &Engine, probing: Probing) -> [End; 2] {
     let (sockets, tuns) = ([socket(), socket()], [tun(), tun()]);
     let addresses = sockets.each_ref().map(|(_, address)| *address);
     let mut number = 0;
     let mut tuns = tuns.into_iter();
     let ends = sockets.map(|(udp, address)| {
         let (tun, pod) = tuns.next().unwrap();
-        let config = config(number, address, addresses[1 - number]);
+        let config = TunnelConfig { probing, ..config(number, address, addresses[1 - number]) };
         number += 1;
         End { id: engine.add(config, tun, udp).unwrap(), pod, udp: address }
     });

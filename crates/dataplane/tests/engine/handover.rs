@@ -1,7 +1,9 @@
 //! A tunnel goes from one engine to another while packets pass.
 
 use crate::ends::{DEADLINE, End, message, peer, read, socket, tun, wait_for, write};
-use adit_dataplane::{Engine, Error, Identity, Parcel, PeerKeys, Secret, Security, TunnelConfig, TunnelId, wire};
+use adit_dataplane::{
+    Engine, Error, Identity, Parcel, PeerKeys, Probing, Secret, Security, TunnelConfig, TunnelId, wire,
+};
 use std::{
     net::{SocketAddr, UdpSocket},
     os::fd::OwnedFd,
@@ -40,7 +42,15 @@ impl Format {
             Self::Noise => Security::Noise(identity),
             Self::WireGuard => Security::WireGuard(identity),
         };
-        TunnelConfig { local, mtu_bytes: 1440, epoch: 7, shortcut: false, security, peers: vec![peer] }
+        TunnelConfig {
+            local,
+            mtu_bytes: 1440,
+            epoch: 7,
+            shortcut: false,
+            security,
+            probing: Probing::default(),
+            peers: vec![peer],
+        }
     }
 }
 

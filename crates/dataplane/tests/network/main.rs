@@ -9,6 +9,7 @@
 )]
 
 mod handshakes;
+mod health;
 mod hostile;
 mod peers;
 mod probes;

@@ -79,6 +79,8 @@ pub struct World {
     /// How long datagrams take from now on.
     pub latency: Duration,
     flying: VecDeque<(Instant, Datagram)>,
+    /// A node that stands still.
+    paused: Option<usize>,
 }
 
 struct Output {
@@ -124,7 +126,8 @@ pub fn tunnel(local: &str, epoch: u64, peers: &[PeerConfig]) -> TunnelConfig {
         epoch,
         shortcut: false,
         security: Security::Plain,
-        probing: Probing::default(),
+        // Nobody asks, so that what is sent is what a test is about; health.rs asks.
+        probing: Probing { interval: Some(Duration::ZERO), ..Probing::default() },
         peers: peers.to_vec(),
     }
 }
@@ -140,6 +143,7 @@ impl World {
             lose: Box::new(|_| false),
             latency: LATENCY,
             flying: VecDeque::new(),
+            paused: None,
         };
         for (number, config) in configs.into_iter().enumerate() {
             let address = config.local;
@@ -205,20 +209,34 @@ impl World {
     pub fn run(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
-            let arrival = self.flying.iter().map(|(at, _)| *at).min();
-            let timer = self.nodes.iter().filter_map(|node| node.core.next_wake()).min();
+            let paused = self.paused.map(|node| self.nodes[node].address);
+            let awake = |to: SocketAddr| paused != Some(to);
+            let arrival = self.flying.iter().filter(|(_, datagram)| awake(datagram.to)).map(|(at, _)| *at).min();
+            let timer =
+                self.nodes.iter().filter(|node| awake(node.address)).filter_map(|node| node.core.next_wake()).min();
             let Some(next) = arrival.into_iter().chain(timer).min().filter(|at| *at <= end) else { break };
             self.now = self.now.max(next);
-            for node in 0..self.nodes.len() {
-                let now = self.now;
-                self.act(node, None, |core, out| core.tick(now, out));
-            }
-            while let Some(due) = self.flying.iter().position(|(at, _)| *at <= self.now) {
+            // As the worker does: what came is read before timers run.
+            while let Some(due) = self.flying.iter().position(|(at, datagram)| *at <= self.now && awake(datagram.to)) {
                 let (_, datagram) = self.flying.remove(due).unwrap();
                 self.deliver(datagram);
             }
+            for node in 0..self.nodes.len() {
+                if self.paused == Some(node) {
+                    continue;
+                }
+                let now = self.now;
+                self.act(node, None, |core, out| core.tick(now, out));
+            }
         }
         self.now = end;
+    }
+
+    /// The node stands still for this long, while the others go on; what comes for it waits.
+    pub fn pause(&mut self, node: usize, time: Duration) {
+        self.paused = Some(node);
+        self.run(time);
+        self.paused = None;
     }
 
     pub fn sent_kinds(&self) -> Vec<&'static str> {
