@@ -12,10 +12,13 @@ pub mod confine;
 mod error;
 mod handover;
 mod kernel;
+mod metrics;
 pub mod privilege;
+mod readers;
 pub mod registry;
 mod reopen;
 pub mod server;
+mod snapshots;
 mod status;
 mod watch;
 
@@ -69,6 +72,15 @@ pub struct Options {
     /// Take the tunnels over from the agent that works in the run directory, at once; it ends then
     #[arg(long, conflicts_with = "standby")]
     pub take_over: bool,
+    /// Tell the members of this group (its name or number) how the tunnels are, by a socket of their own in the run directory
+    #[arg(long, value_name = "GROUP")]
+    pub status_group: Option<readers::Group>,
+    /// Serve metrics for Prometheus: unix:/PATH, or a loopback address and port such as 127.0.0.1:9464
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<metrics::Address>,
+    /// Let --metrics be an address that other nodes can reach. Whoever reaches it reads names, addresses and public keys
+    #[arg(long, requires = "metrics")]
+    pub metrics_anywhere: bool,
 }
 
 /// Carries tunnels until SIGTERM or SIGINT. Devices, addresses and records stay for the next agent.
@@ -78,8 +90,10 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let directory = options.run_dir.clone().unwrap_or_else(run_dir);
     let keys = KeyStore::new(&options.config_dir.clone().unwrap_or_else(config_dir));
+    metrics::check(options)?;
     privilege::keep_secrets()?;
     privilege::raise_descriptor_limit()?;
+    options.status_group.map_or(Ok(()), readers::join)?;
     privilege::reduce()?;
     let breaks = Arc::new(Notify::new());
     let on_break = Arc::clone(&breaks);
@@ -99,7 +113,7 @@ pub fn run(options: &Options) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|source| Error::start("start the control plane", source))?;
-    let served = runtime.block_on(serve(&mut server, &registry));
+    let served = runtime.block_on(serve(&mut server, &registry, options));
     registry.stop();
     match served {
         Ok(End::Succeeded) => server.leave(),
@@ -133,7 +147,7 @@ pub fn abort_on_panic() {
     }));
 }
 
-async fn serve(server: &mut Server, registry: &Registry) -> Result<End> {
+async fn serve(server: &mut Server, registry: &Registry, options: &Options) -> Result<End> {
     let stop = |kind| signal(kind).map_err(|source| Error::start("listen for signals", source));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
     let mut hangup = stop(SignalKind::hangup())?;
@@ -145,6 +159,7 @@ async fn serve(server: &mut Server, registry: &Registry) -> Result<End> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     tokio::spawn(keep_looking(registry.clone()));
+    readers::start(server, registry, options);
     loop {
         let is_told = tokio::select! {
             _ = terminate.recv() => true,

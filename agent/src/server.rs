@@ -42,12 +42,17 @@ use crate::{
     },
     registry::Registry,
     reopen::Descriptors,
+    snapshots::Snapshots,
 };
 
 /// How long a client may take for its whole request, and once more to take the whole answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests answered at once; further clients wait in the socket's backlog.
 pub const SLOTS: usize = 64;
+/// The same for those who may only ask.
+const READER_SLOTS: usize = 8;
+/// What they may ask for takes less.
+const READER_REQUEST_BYTES: usize = 4096;
 /// How long a request may take that keeps a handover waiting.
 const LONGEST_ANSWER: Duration = Duration::from_secs(15);
 /// How often to look for the end of an agent that does not hand over.
@@ -206,6 +211,59 @@ pub async fn answer(listener: &UnixListener, registry: &Registry, slots: &Slots)
     }
 }
 
+/// Answers those who may only ask how tunnels are, for ever. The socket's mode says who they are. However they come, there are
+/// slots of their own for them, and the tunnels are looked at no more often than by one of them alone.
+pub(crate) async fn answer_readers(listener: &UnixListener, snapshots: &Arc<Snapshots>) {
+    let slots = Arc::new(Semaphore::new(READER_SLOTS));
+    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+        match listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => {
+                let snapshots = Arc::clone(snapshots);
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = tell(&Arc::new(stream), &snapshots) {
+                        tracing::debug!("a reader went away: {error}");
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("cannot accept a reader: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn tell(stream: &Arc<StdStream>, snapshots: &Snapshots) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    let request = hurried(stream, |stream| frame::receive_at_most::<Envelope>(stream, READER_REQUEST_BYTES));
+    let response = match request {
+        Ok((Envelope { version: PROTOCOL_VERSION, request }, _)) => match request {
+            Request::Ping => Response::Done,
+            Request::Status => Response::Tunnels { tunnels: snapshots.get().to_vec() },
+            _ => {
+                return refuse(
+                    stream,
+                    "this socket tells how tunnels are, and does nothing else; speak to agent.sock as root",
+                );
+            }
+        },
+        Ok((envelope, _)) => return refuse(stream, &unknown_version(&envelope)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return refuse(
+                stream,
+                &format!("the request cannot be read: {error}; adit and agent must be of one version"),
+            );
+        }
+        Err(error) => return Err(error),
+    };
+    hurried(stream, |stream| frame::send(stream, &response, &[]))
+}
+
+fn unknown_version(envelope: &Envelope) -> String {
+    format!("protocol version {} is not {PROTOCOL_VERSION}; install plugin and agent of one version", envelope.version)
+}
+
 /// Does one half of a conversation, and hangs up when it takes longer than [`PATIENCE`] in all.
 fn hurried<T>(stream: &Arc<StdStream>, half: impl FnOnce(&StdStream) -> io::Result<T>) -> io::Result<T> {
     let other = Arc::clone(stream);
@@ -236,13 +294,7 @@ fn converse(stream: &Arc<StdStream>, registry: &Registry) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if envelope.version != PROTOCOL_VERSION {
-        return refuse(
-            stream,
-            &format!(
-                "protocol version {} is not {PROTOCOL_VERSION}; install plugin and agent of one version",
-                envelope.version
-            ),
-        );
+        return refuse(stream, &unknown_version(&envelope));
     }
     let response = respond(envelope.request, descriptors, registry);
     hurried(stream, |stream| frame::send(stream, &response, &[]))

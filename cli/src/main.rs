@@ -1,7 +1,10 @@
 //! `adit`: what a person types about tunnels.
 #![forbid(unsafe_code)]
 
+mod bundle;
 mod connect;
+mod doctor;
+mod graph;
 mod install;
 mod kernel;
 mod key;
@@ -9,14 +12,18 @@ mod lint;
 mod peer;
 mod schema;
 mod select;
+mod show;
 mod status;
 mod table;
+mod units;
+mod watch;
 
 use std::{
     error::Error,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use adit_tunnel::{Client, KeyStore, keys::config_dir, run_dir};
@@ -44,7 +51,21 @@ enum Command {
         /// Everything that is known of them, as JSON
         #[arg(long)]
         json: bool,
+        /// Go on, with what passes in a second and every change of a state, through restarts of the agent; with --json one document a line
+        #[arg(long)]
+        watch: bool,
+        /// How often to look, such as 500ms or 5s
+        #[arg(long, default_value = "1s", requires = "watch", value_parser = interval)]
+        interval: Duration,
     },
+    /// The configuration that one tunnel has, and where each part of it comes from: the network, the pod's annotation, a default, the
+    /// route, the path, the peer
+    Show(show::Show),
+    /// Pods and the tunnels between them as a graph, with state, round trip, loss and traffic: of this node, or of several whose
+    /// `adit status --json` is in files
+    Graph(graph::Show),
+    Doctor(doctor::Doctor),
+    SupportBundle(bundle::Bundle),
     /// Keys of tunnels: make them, and tell the public ones
     #[command(subcommand)]
     Key(key::Command),
@@ -84,10 +105,25 @@ fn main() -> ExitCode {
     let keys = KeyStore::new(&config_dir);
     let mut code = ExitCode::SUCCESS;
     let said = match arguments.command {
-        Command::Status { json } => status::status(&directory, json).map(|(text, troubles)| {
-            code = troubles.iter().fold(code, |_, error| complain(&error.to_string()));
+        Command::Status { json, watch: true, interval } => {
+            watch::watch(&directory, json, interval).map(|()| String::new())
+        }
+        Command::Status { json, .. } => {
+            status::status(&directory, json).map(|status::Told { text, troubles, note }| {
+                let _ = note.map(complain);
+                code = troubles.iter().fold(code, |_, error| complain(&error.to_string()));
+                text
+            })
+        }
+        Command::Show(show) => show.run(&directory),
+        Command::Graph(graph) => graph.run(&directory),
+        Command::Doctor(doctor) => doctor.run(&directory, &config_dir).map(|(text, failed)| {
+            if failed {
+                code = ExitCode::FAILURE;
+            }
             text
         }),
+        Command::SupportBundle(bundle) => bundle.run(&directory, &config_dir),
         Command::Key(command) => command.run(&Client::new(&directory), &keys),
         Command::Peer(command) => command.run(&Client::new(&directory), &keys),
         Command::Connect(connect) => connect.run(),
@@ -112,6 +148,10 @@ fn main() -> ExitCode {
         Err(error) => return complain(&error.to_string()),
     };
     print(&text).map_or_else(|error| complain(&error.to_string()), |()| code)
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    adit_tunnel::parse::duration("--interval", text).map_err(|error| error.to_string())
 }
 
 fn print(text: &str) -> Result<(), String> {

@@ -2,30 +2,52 @@
 
 use adit_tunnel::{
     Encryption,
-    protocol::{PeerStatus, TunnelStatus},
+    protocol::{Health, PeerStatus, TunnelStatus},
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
+use crate::{
+    units::{ago, duration, percent, round_trip, size},
+    watch::rates::{Rate, Rates},
+};
+
 const HEADINGS: [&str; 9] = ["POD", "INTERFACE", "STATE", "ENCAP", "MTU", "PEER", "RECEIVED", "SENT", "LAST SEEN"];
+/// What only peers that are probed have to tell, shown where there is one.
+const HEALTH_HEADINGS: [&str; 2] = ["ROUND TRIP", "LOSS"];
 /// What only sealed tunnels have to tell, shown where there is one.
 const SEALED_HEADINGS: [&str; 3] = ["HANDSHAKE", "CIPHER", "PEER'S KEY"];
 
-/// One row a peer, then what is wrong with each tunnel that is not carried and what was dropped.
+/// One row a peer, then what is wrong with each tunnel that is not carried or each peer that is not well, and what was dropped.
 pub fn status(tunnels: &[TunnelStatus]) -> String {
+    render(tunnels, None)
+}
+
+/// The same with what passes in a second instead of what has passed.
+pub fn with_rates(tunnels: &[TunnelStatus], rates: &Rates) -> String {
+    render(tunnels, Some(rates))
+}
+
+fn render(tunnels: &[TunnelStatus], rates: Option<&Rates>) -> String {
     if tunnels.is_empty() {
         return "no tunnels on this node\n".into();
     }
     let mut table = Table::new();
-    let of_sealed =
-        SEALED_HEADINGS.iter().filter(|_| tunnels.iter().any(|tunnel| tunnel.encryption != Encryption::None));
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(HEADINGS.iter().chain(of_sealed));
+    let is_probed = tunnels.iter().flat_map(|tunnel| &tunnel.peers).any(|peer| peer.health.is_some());
+    let is_sealed = tunnels.iter().any(|tunnel| tunnel.encryption != Encryption::None);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(
+        HEADINGS
+            .iter()
+            .chain(HEALTH_HEADINGS.iter().filter(|_| is_probed))
+            .chain(SEALED_HEADINGS.iter().filter(|_| is_sealed)),
+    );
     for tunnel in tunnels {
         for (index, peer) in tunnel.peers.iter().enumerate() {
-            let mut cells = row(tunnel, peer, index == 0);
+            let rate = rates.map(|rates| rates.of(tunnel, index));
+            let mut cells = row(tunnel, peer, index == 0, rate);
+            if is_probed {
+                cells.extend(peer.health.as_ref().map_or_else(Default::default, health_cells));
+            }
             if tunnel.encryption != Encryption::None {
                 cells.extend(sealed_cells(peer));
             }
@@ -46,34 +68,43 @@ pub fn status(tunnels: &[TunnelStatus]) -> String {
     text
 }
 
-/// A tunnel as JSON, with its state in one word as the table shows it.
+/// A tunnel as JSON, with its state and those of its peers in one word as the table shows them.
 pub fn with_state(tunnel: &TunnelStatus) -> Value {
     let mut value = serde_json::to_value(tunnel).unwrap_or_default();
+    let states = tunnel.peers.iter().map(|peer| tunnel.peer_state(peer));
+    for (peer, state) in value.get_mut("peers").and_then(Value::as_array_mut).into_iter().flatten().zip(states) {
+        if let Value::Object(map) = peer {
+            map.insert("state".into(), state.into());
+        }
+    }
     if let Value::Object(map) = &mut value {
         map.insert("state".into(), tunnel.state().into());
     }
     value
 }
 
-fn row(tunnel: &TunnelStatus, peer: &PeerStatus, first: bool) -> Vec<String> {
+/// `rate` is given, and may be unknown, where rates are shown.
+fn row(tunnel: &TunnelStatus, peer: &PeerStatus, first: bool, rate: Option<Option<Rate>>) -> Vec<String> {
     let once = |text: String| if first { text } else { String::new() };
-    let [received, sent, seen] = match tunnel.traffic {
-        // The kernel counts by interface, and asks no peer whether it is there.
-        Some(all) => [
-            once(traffic(all.rx_bytes, all.rx_packets)),
-            once(traffic(all.tx_bytes, all.tx_packets)),
-            "not asked".into(),
-        ],
-        None => {
-            [traffic(peer.rx_bytes, peer.rx_packets), traffic(peer.tx_bytes, peer.tx_packets), ago(peer.last_seen_ms)]
+    let [received, sent] = match (rate, tunnel.traffic) {
+        (Some(Some(rate)), _) => {
+            [per_second(rate.rx_bytes, rate.rx_packets), per_second(rate.tx_bytes, rate.tx_packets)]
         }
+        (Some(None), _) => ["-".into(), "-".into()],
+        (None, Some(all)) => [traffic(all.rx_bytes, all.rx_packets), traffic(all.tx_bytes, all.tx_packets)],
+        (None, None) => [traffic(peer.rx_bytes, peer.rx_packets), traffic(peer.tx_bytes, peer.tx_packets)],
+    };
+    // The kernel counts by interface, and asks no peer whether it is there.
+    let [received, sent, seen] = match tunnel.traffic {
+        Some(_) => [once(received), once(sent), "not asked".into()],
+        None => [received, sent, ago(peer.last_seen_ms)],
     };
     vec![
         once(owner(tunnel)),
         once(format!("{} over {}", tunnel.attachment.if_name, tunnel.device)),
         tunnel.peer_state(peer).into(),
         once(format!("{}, encryption {}", tunnel.encap, tunnel.encryption)),
-        once(tunnel.mtu_bytes.to_string()),
+        once(mtu(tunnel)),
         endpoint(peer),
         received,
         sent,
@@ -81,7 +112,21 @@ fn row(tunnel: &TunnelStatus, peer: &PeerStatus, first: bool) -> Vec<String> {
     ]
 }
 
-fn endpoint(peer: &PeerStatus) -> String {
+fn mtu(tunnel: &TunnelStatus) -> String {
+    let TunnelStatus { mtu_bytes, mtu_limit_bytes, .. } = tunnel;
+    if mtu_bytes < mtu_limit_bytes { format!("{mtu_bytes} of {mtu_limit_bytes}") } else { mtu_bytes.to_string() }
+}
+
+fn health_cells(health: &Health) -> [String; 2] {
+    let Health { rtt, received, sent, .. } = health;
+    let times = rtt.map(|rtt| format!("{}, p99 {}", round_trip(rtt.average_us), round_trip(rtt.p99_us)));
+    let incoming = percent(received.recent_loss_ppm);
+    let outgoing = sent.map_or_else(|| "not told".into(), |sent| percent(sent.recent_loss_ppm));
+    [times.unwrap_or_else(|| "not measured".into()), format!("in {incoming}, out {outgoing}")]
+}
+
+/// Where a peer is, in words.
+pub fn endpoint(peer: &PeerStatus) -> String {
     let Some(endpoint) = peer.endpoint else { return "not heard of yet".into() };
     match (peer.shortcut, peer.learned) {
         (true, _) => format!("{endpoint} by shortcut"),
@@ -98,11 +143,8 @@ fn sealed_cells(peer: &PeerStatus) -> [String; 3] {
     ]
 }
 
-fn ago(age_ms: Option<u64>) -> String {
-    age_ms.map_or_else(|| "never".into(), |age| format!("{} ago", duration(age)))
-}
-
-fn owner(tunnel: &TunnelStatus) -> String {
+/// Whose the tunnel is, in words.
+pub fn owner(tunnel: &TunnelStatus) -> String {
     if tunnel.pod.name.is_empty() { tunnel.attachment.container_id.clone() } else { tunnel.pod.to_string() }
 }
 
@@ -111,6 +153,11 @@ fn notes(tunnel: &TunnelStatus) -> Vec<String> {
     let mut notes = Vec::new();
     if !tunnel.carried {
         notes.push(format!("{name}: not carried: {}", tunnel.reason));
+    }
+    for peer in tunnel.peers.iter().filter(|_| tunnel.carried) {
+        let Some(health) = peer.health.as_ref().filter(|health| !health.reason.is_empty()) else { continue };
+        let (state, since) = (health.state.word(), duration(health.since_ms));
+        notes.push(format!("{name}: {} {state} for {since}: {}", endpoint(peer), health.reason));
     }
     if let Some(key) = tunnel.public_key {
         notes.push(format!("{name}: public key {key}"));
@@ -132,37 +179,21 @@ fn traffic(bytes: u64, packets: u64) -> String {
     format!("{} in {packets}", size(bytes))
 }
 
-/// Bytes with a binary unit, three digits.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut rest = bytes;
-    let mut tenths = 0;
-    let mut unit = 0_usize;
-    while rest >= 1024 && unit < UNITS.len().saturating_sub(1) {
-        tenths = rest.wrapping_rem(1024).saturating_mul(10).wrapping_div(1024);
-        rest = rest.wrapping_div(1024);
-        unit = unit.saturating_add(1);
-    }
-    let name = UNITS.get(unit).copied().unwrap_or_default();
-    if unit == 0 || rest >= 100 { format!("{rest} {name}") } else { format!("{rest}.{tenths} {name}") }
-}
-
-/// Milliseconds in the largest unit that fits.
-fn duration(milliseconds: u64) -> String {
-    let seconds = milliseconds.wrapping_div(1000);
-    match seconds {
-        0 => format!("{milliseconds} ms"),
-        1..=119 => format!("{seconds} s"),
-        120..=7199 => format!("{} min", seconds.wrapping_div(60)),
-        _ => format!("{} h", seconds.wrapping_div(3600)),
-    }
+fn per_second(bytes: u64, packets: u64) -> String {
+    format!("{}/s in {packets}/s", size(bytes))
 }
 
 #[cfg(test)]
 pub mod tests {
-    use std::collections::BTreeMap;
+    use std::{
+        collections::BTreeMap,
+        time::{Duration, Instant},
+    };
 
-    use adit_tunnel::{AttachmentId, Encap, Engine, Pod, PublicKey, Underlay, protocol::Traffic};
+    use adit_tunnel::{
+        AttachmentId, Encap, Engine, Pod, PublicKey, Underlay,
+        protocol::{Delivery, HealthState, RoundTrip, Traffic},
+    };
 
     use super::*;
 
@@ -287,14 +318,62 @@ pub mod tests {
     #[test]
     fn json_has_the_state_in_one_word() {
         assert_eq!(with_state(&tunnel())["state"], "up");
-        assert_eq!(with_state(&tunnel())["peers"][0]["rxBytes"], 1536);
+        let peer = &with_state(&tunnel())["peers"][0];
+        assert_eq!((&peer["rxBytes"], &peer["state"]), (&1536.into(), &"up".into()));
+    }
+
+    pub fn healthy() -> Health {
+        Health {
+            state: HealthState::Up,
+            reason: String::new(),
+            since_ms: 61_000,
+            rtt: Some(RoundTrip { last_us: 900, min_us: 800, average_us: 1_250, p99_us: 4_000, jitter_us: 30 }),
+            probes_sent: 10,
+            probes_answered: 9,
+            received: Delivery { packets: 999, lost: 1, recent_loss_ppm: 1_000, ..Delivery::default() },
+            sent: Some(Delivery { packets: 500, ..Delivery::default() }),
+            path_mtu_bytes: Some(1500),
+        }
     }
 
     #[test]
-    fn sizes_and_durations_are_short() {
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(10 << 30), "10.0 GiB");
-        assert_eq!(duration(999), "999 ms");
-        assert_eq!(duration(7_200_000), "2 h");
+    fn health_is_told_where_a_peer_is_probed() {
+        let mut probed = tunnel();
+        probed.peers[0].health = Some(healthy());
+        let text = status(&[probed.clone(), tunnel()]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[0].contains("  ROUND TRIP  ") && lines[0].ends_with("  LOSS"), "{text}");
+        assert!(lines[1].contains("1.25 ms, p99 4.00 ms") && lines[1].ends_with("in 0.1 %, out 0 %"), "{text}");
+        assert!(lines[2].ends_with("2 s ago"), "{text}");
+
+        let health = probed.peers[0].health.as_mut().unwrap();
+        (health.state, health.rtt, health.sent) = (HealthState::Down, None, None);
+        (health.reason, health.since_ms) = ("no answer; outer packets leave, none come back".into(), 3_200);
+        (probed.mtu_bytes, probed.mtu_limit_bytes) = (1356, 1456);
+        let text = status(&[probed]);
+        for expected in [
+            "  down  ",
+            "1356 of 1456",
+            "not measured",
+            "in 0.1 %, out not told",
+            "\ndefault/plumbr-a tun: 10.20.1.200:6090 down for 3 s: no answer; outer packets leave, none come back\n",
+        ] {
+            assert!(text.contains(expected), "{expected} in {text}");
+        }
+    }
+
+    #[test]
+    fn rates_stand_in_the_place_of_totals_and_unknown_ones_are_a_dash() {
+        let [before, mut now] = [tunnel(), tunnel()];
+        let mut rates = Rates::default();
+        let start = Instant::now();
+        rates.add(&[before], start);
+        assert!(with_rates(&[now.clone()], &rates).contains(" -  "));
+        now.peers[0].rx_bytes += 4096;
+        now.peers[0].rx_packets += 8;
+        rates.add(&[now.clone()], start + Duration::from_secs(2));
+        let text = with_rates(&[now], &rates);
+        assert!(text.contains("2.0 KiB/s in 4/s") && text.contains("0 B/s in 0/s"), "{text}");
     }
 }

@@ -13,7 +13,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use crate::{
     AttachmentId, Error, PublicKey, Record, Result, frame,
     keys::{KeyNames, Rotation},
-    protocol::{Answer, Envelope, Kind, PROTOCOL_VERSION, Request, SOCKET_NAME, TunnelStatus},
+    protocol::{Answer, Envelope, Kind, PROTOCOL_VERSION, Request, SOCKET_NAME, STATUS_SOCKET_NAME, TunnelStatus},
 };
 
 /// How long the agent may take to answer.
@@ -32,6 +32,12 @@ impl Client {
     #[must_use]
     pub fn new(run_dir: &Path) -> Self {
         Self { socket: run_dir.join(SOCKET_NAME) }
+    }
+
+    /// The agent's socket for those who may only ask how its tunnels are.
+    #[must_use]
+    pub fn reader(run_dir: &Path) -> Self {
+        Self { socket: run_dir.join(STATUS_SOCKET_NAME) }
     }
 
     /// Whether the agent answers.

@@ -38,6 +38,8 @@ const NEVER_OVERRIDABLE: [&str; 11] = [
     "capabilities",
     "ipam",
 ];
+/// Keys of the plugin's object that are no settings of the tunnel.
+const OF_THE_CALL: [&str; 6] = ["args", "cniVersion", "name", "prevResult", "runtimeConfig", "type"];
 const ENCAPSULATIONS: &str = "write \"udp\", \"wireguard\" or \"vxlan\"";
 const IN_THE_CLEAR: &str = "write \"encryption\": \"none\" if the network between the pods may be trusted";
 /// What an annotation may set when `overrides` is not written.
@@ -118,13 +120,16 @@ pub struct Effective {
     pub config: Config,
     /// Addresses that the annotation asks for on the tunnel's interface.
     pub ips: Option<Vec<String>>,
+    /// The keys that somebody wrote: those of the plugin's object as they are, those of the annotation with the way to them
+    /// (`cni-args.tun.mtu`).
+    pub written: Vec<String>,
 }
 
 impl Effective {
     /// The configuration alone, for taking back what a tunnel had whatever its annotation says.
     #[must_use]
     pub fn without_annotation(config: &Config) -> Self {
-        Self { config: config.clone(), ips: None }
+        Self { config: config.clone(), ips: None, written: Vec::new() }
     }
 
     /// Reads the plugin's object `raw` and the annotation's settings below `args.cni.<ifName>` in it.
@@ -147,9 +152,10 @@ impl Effective {
     ) -> Result<Self> {
         let decode = |raw: Map<String, Value>| decode(&Value::Object(raw)).map_err(|problem| Error::Decode { problem });
         let written: Config = decode(raw.clone())?;
+        let mut keys: Vec<String> = raw.keys().filter(|key| !OF_THE_CALL.contains(&key.as_str())).cloned().collect();
         let name = written.if_name.as_deref().unwrap_or(DEFAULT_IF_NAME);
         let Some(settings) = annotation_settings(raw, name)? else {
-            return Ok(Self { config: written, ips: None });
+            return Ok(Self { config: written, ips: None, written: keys });
         };
 
         let allowed: Vec<&str> = written
@@ -192,8 +198,9 @@ impl Effective {
             } else {
                 merged.insert(key.clone(), value.clone());
             }
+            keys.push(path);
         }
-        Ok(Self { config: decode(merged)?, ips })
+        Ok(Self { config: decode(merged)?, ips, written: keys })
     }
 }
 

@@ -49,12 +49,23 @@ pub fn send<T: Serialize>(mut stream: &UnixStream, message: &T, descriptors: &[B
 ///
 /// # Errors
 /// The socket's (also its timeout); `InvalidData` for a message that is too long, or that is not the JSON expected.
-pub fn receive<T: DeserializeOwned>(mut stream: &UnixStream) -> io::Result<(T, Vec<OwnedFd>)> {
+pub fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<(T, Vec<OwnedFd>)> {
+    receive_at_most(stream, MAX_BYTES)
+}
+
+/// The same of somebody who has reason to say no more than `max_bytes`.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_at_most<T: DeserializeOwned>(
+    mut stream: &UnixStream,
+    max_bytes: usize,
+) -> io::Result<(T, Vec<OwnedFd>)> {
     let mut length = [0; LENGTH_BYTES];
     let (read, descriptors) = receive_first(stream, &mut length)?;
     stream.read_exact(length.get_mut(read..).unwrap_or_default())?;
     let size = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-    if size > MAX_BYTES {
+    if size > max_bytes {
         return Err(invalid("the message is too long"));
     }
     let mut body = Vec::new();

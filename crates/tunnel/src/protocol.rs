@@ -19,6 +19,8 @@ use crate::{
 pub const PROTOCOL_VERSION: u32 = 1;
 /// The socket's name below the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";
+/// Below the run directory: the socket that tells a group of users what there is, in a directory of its own that a pod can be given.
+pub const STATUS_SOCKET_NAME: &str = "status/status.sock";
 
 /// A request and the version it speaks.
 #[derive(Debug, Serialize, Deserialize)]

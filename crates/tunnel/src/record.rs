@@ -131,6 +131,9 @@ pub struct Record {
     pub netns: NetnsRef,
     /// What it is.
     pub spec: Spec,
+    /// Which keys the configuration had, as [`Effective`](crate::Effective) has them; what else is there is a default or was found.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub written: Vec<String>,
     /// Addresses on the tunnel's interface, with their prefixes.
     pub addresses: Vec<IpNetwork>,
     /// Routes into it.

@@ -308,6 +308,7 @@ mod tests {
                     keepalive_ms: None,
                 }],
             },
+            written: vec![],
             addresses: vec!["10.4.0.1/32".parse().unwrap()],
             routes: vec![],
             epoch_floor: 0,

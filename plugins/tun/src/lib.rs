@@ -100,7 +100,7 @@ impl Plugin for Tun {
         let found = Found::find(call, &intent, leftover)?;
         let spec = intent.resolve(&found.device, found.local, &found.routes).map_err(tunnel_error)?;
         let ipam = Child::new(&effective, &spec.if_name, &call.delegate, &call.args, &call.raw)?;
-        let mut record = new_record(call, attachment, spec, &found.netlink);
+        let mut record = new_record(call, effective.written, attachment, spec, &found.netlink);
         if record.spec.needs_agent() {
             record.spec.public_key = self.ask_agent(&record, &intent)?;
         }

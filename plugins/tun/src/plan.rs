@@ -63,7 +63,13 @@ pub enum Step {
 }
 
 /// The record of a tunnel that ADD is about to make; its addresses and routes are not known yet.
-pub fn new_record(call: &Call<Config>, attachment: AttachmentId, spec: Spec, pod: &Netlink) -> Record {
+pub fn new_record(
+    call: &Call<Config>,
+    written: Vec<String>,
+    attachment: AttachmentId,
+    spec: Spec,
+    pod: &Netlink,
+) -> Record {
     let named = |key: &str| call.args.get(key).unwrap_or_default().to_owned();
     Record {
         version: RECORD_VERSION,
@@ -74,6 +80,7 @@ pub fn new_record(call: &Call<Config>, attachment: AttachmentId, spec: Spec, pod
         state: State::Adding,
         netns: NetnsRef { path: call.netns.clone(), id: pod.netns().id(), cookie: pod.netns_cookie() },
         spec,
+        written,
         addresses: Vec::new(),
         routes: Vec::new(),
         epoch_floor: 0,
@@ -224,6 +231,7 @@ mod tests {
             state: State::Adding,
             netns: NetnsRef { path: "/run/netns/p".into(), id: adit_net::NetnsId { dev: 4, inode: 7 }, cookie: None },
             spec: intent.resolve(&device, local, &vec![outer(); intent.peers.len()]).unwrap(),
+            written: vec![],
             addresses: vec![],
             routes: vec![],
             epoch_floor: 0,
