@@ -216,8 +216,9 @@ fn busy(time: Duration) -> Outcome {
     let pair = plain(&json!({ "probe": { "interval": "200ms" } }))?;
     up(&pair)?;
     let _running = traffic(&pair)?;
-    let hogs =
-        (0..8).map(|_| pair.ohio.spawn(["sh", "-c", "while :; do :; done"])).collect::<adit_lab::Result<Vec<_>>>()?;
+    let niceness = env::var("ADIT_SOAK_NICENESS").unwrap_or_else(|_| "0".into());
+    let hog = ["nice", "-n", &niceness, "sh", "-c", "while :; do :; done"];
+    let hogs = (0..8).map(|_| pair.ohio.spawn(hog)).collect::<adit_lab::Result<Vec<_>>>()?;
     let looks = never_down(&pair, Instant::now() + time)?;
     for (name, node) in [("ohio", pair.lab.ohio()), ("mumbai", pair.lab.mumbai())] {
         println!("{name}: {looks} looks in {time:?}, never down: {}", health(node)?);
