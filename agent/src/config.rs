@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use adit_dataplane::{Identity, PeerConfig, PeerId, PeerKeys, Probing, Security, TunnelConfig, TunnelStats};
-use adit_tunnel::{Encap, Encryption, Peer, PublicKey, Record, keys::Keys};
+use adit_tunnel::{
+    Encap, Encryption, Peer, PublicKey, Record,
+    keys::Keys,
+    mtu::{FLOOR_BYTES, FLOOR_WITH_IPV6_BYTES},
+};
+use ipnetwork::IpNetwork;
 
 /// The tunnel of `record`, with its `keys` where it is sealed.
 pub fn tunnel_config(record: &Record, keys: Option<Keys>) -> TunnelConfig {
@@ -37,9 +42,23 @@ pub fn tunnel_config(record: &Record, keys: Option<Keys>) -> TunnelConfig {
             interval: spec.probe_interval_ms.map(Duration::from_millis),
             timeout: spec.probe_timeout_ms.map(Duration::from_millis),
             path_mtu: !spec.fixed_mtu,
+            floor_bytes: if has_ipv6(record) { FLOOR_WITH_IPV6_BYTES } else { FLOOR_BYTES },
+            start_bytes: None,
         },
         peers: peers.collect(),
     }
+}
+
+/// The same tunnel, whose interface has this MTU now, as far as is known.
+pub fn starting_at(mut config: TunnelConfig, mtu_bytes: Option<u16>) -> TunnelConfig {
+    config.probing.start_bytes = mtu_bytes;
+    config
+}
+
+/// Whether the kernel would take something from the interface whose MTU is too small for IPv6.
+fn has_ipv6(record: &Record) -> bool {
+    let routes = record.routes.iter().map(|route| &route.destination);
+    record.addresses.iter().chain(routes).any(IpNetwork::is_ipv6)
 }
 
 /// Who this end is to its peers.

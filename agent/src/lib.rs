@@ -38,7 +38,7 @@ use handover::{
     give::{Heirs, give},
     renew,
 };
-use registry::Registry;
+use registry::{Registry, mtu::Sizes};
 use server::{Server, Slots};
 use tokio::{
     net::UnixListener,
@@ -98,9 +98,11 @@ pub fn run(options: &Options) -> Result<()> {
     let breaks = Arc::new(Notify::new());
     let on_break = Arc::clone(&breaks);
     let on_break = Arc::new(move || on_break.notify_one());
-    let engine = Engine::start_confined(usize::from(options.workers), confine::packet_thread, on_break)?;
+    let (sizes, on_resize) = Sizes::channel();
+    let engine = Engine::start_confined(usize::from(options.workers), confine::packet_thread, on_break, on_resize)?;
     server::make_directory(&directory)?;
     let registry = Registry::new(&directory, keys, engine, breaks)?;
+    registry.follow(sizes).map_err(|source| Error::start("start a thread", source))?;
     // As late as it can be: whoever could not work at all makes nobody give way, and who waited has only tunnels left to open.
     let mut server = if options.standby || options.take_over {
         Server::inherit(&directory, options.take_over, &registry)?

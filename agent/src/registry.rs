@@ -11,6 +11,7 @@
 //! the map before its tunnel leaves the data plane.
 
 mod look;
+pub mod mtu;
 mod pass;
 mod rotate;
 
@@ -41,7 +42,7 @@ pub use crate::reopen::Descriptors;
 use crate::{
     Error, Result,
     claims::Claims,
-    config::{is_sealed, tunnel_config},
+    config::{is_sealed, starting_at, tunnel_config},
     kernel, reopen,
     status::{broken, status},
 };
@@ -153,8 +154,9 @@ impl Registry {
     /// Gives the tunnel to the data plane, with its descriptors, or tells the kernel's device what it has to know.
     fn hold(&self, record: &Record, keys: Option<Keys>, descriptors: Option<Descriptors>) -> Result<Holding> {
         match (record.spec.engine, keys, descriptors) {
-            (Runs::Agent, keys, Some(Descriptors { tun, udp })) => {
-                Ok(Holding::Carried(self.shared.engine.add(tunnel_config(record, keys), tun, udp)?))
+            (Runs::Agent, keys, Some(Descriptors { tun, udp, mtu_bytes })) => {
+                let config = starting_at(tunnel_config(record, keys), mtu_bytes);
+                Ok(Holding::Carried(self.shared.engine.add(config, tun, udp)?))
             }
             (Runs::Kernel, Some(keys), None) => kernel::configure(record, &keys).map(|()| Holding::Configured),
             (engine, _, descriptors) => {

@@ -12,7 +12,7 @@ use adit_net::{
 };
 use adit_tunnel::{Record, Underlay, record::NetnsRef};
 
-use crate::{Error, Result};
+use crate::{Error, Result, registry::mtu::present};
 
 /// The TUN device and the outer socket.
 pub struct Descriptors {
@@ -20,6 +20,8 @@ pub struct Descriptors {
     pub tun: OwnedFd,
     /// Bound outside.
     pub udp: OwnedFd,
+    /// The MTU that the device has, if it was asked.
+    pub mtu_bytes: Option<u16>,
 }
 
 /// Opens both descriptors of `record`'s tunnel. Whoever `is_inside` its pod's namespace already need not enter it.
@@ -34,11 +36,14 @@ pub fn reopen(record: &Record, is_inside: bool) -> Result<Descriptors> {
             Underlay::Pod => Some(open_udp(&UdpSpec { local: spec.local, device: Some(&spec.device) })?),
             Underlay::Host => None,
         };
-        Ok((tun, udp))
+        Ok((tun, udp, present(record)))
     };
     match if is_inside { open() } else { within(&record.netns, open) }? {
-        (tun, Some(udp)) => Ok(Descriptors { tun, udp }),
-        (tun, None) => Ok(Descriptors { tun, udp: open_udp(&UdpSpec { local: spec.local, device: None })? }),
+        (tun, Some(udp), mtu_bytes) => Ok(Descriptors { tun, udp, mtu_bytes }),
+        (tun, None, mtu_bytes) => {
+            let udp = open_udp(&UdpSpec { local: spec.local, device: None })?;
+            Ok(Descriptors { tun, udp, mtu_bytes })
+        }
     }
 }
 

@@ -340,7 +340,7 @@ fn respond(request: Request, descriptors: Vec<OwnedFd>, registry: &Registry) -> 
 fn attach(record: Record, descriptors: Vec<OwnedFd>, registry: &Registry) -> Result<()> {
     let count = descriptors.len();
     let descriptors = match <[OwnedFd; 2]>::try_from(descriptors) {
-        Ok([tun, udp]) => Some(Descriptors { tun, udp }),
+        Ok([tun, udp]) => Some(Descriptors { tun, udp, mtu_bytes: None }),
         Err(_) if count == 0 => None,
         Err(_) => {
             return Err(Error::BadHandOver(format!(

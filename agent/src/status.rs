@@ -46,6 +46,7 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
         }
     });
     TunnelStatus {
+        mtu_bytes: stats.mtu_bytes.unwrap_or(spec.mtu_bytes),
         peers: peers.collect(),
         offloads: stats.offload.names().map(str::to_owned).collect(),
         offload_refusal: stats.offload.refusal.map(|(what, errno)| format!("cannot {what}: {errno}")),

@@ -62,7 +62,7 @@ fn a_packet_thread_that_cannot_wait_ends_the_process() {
             apply_filter(&BpfProgram::try_from(filter.unwrap()).unwrap())
                 .map_err(|error| io::Error::other(error.to_string()))
         };
-        let _engine = Engine::start_confined(1, confine, std::sync::Arc::new(|| {}));
+        let _engine = Engine::start_confined(1, confine, std::sync::Arc::new(|| {}), std::sync::Arc::new(|_, _| {}));
         thread::sleep(Duration::from_secs(10));
         return;
     }

@@ -55,7 +55,7 @@ impl Node {
 fn hand_over(registry: &Registry, record: &Record) -> adit_agent::Result<UnixDatagram> {
     let (device, pod) = device();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap().into();
-    registry.attach(record.clone(), Some(Descriptors { tun: device, udp })).map(|()| pod)
+    registry.attach(record.clone(), Some(Descriptors { tun: device, udp, mtu_bytes: None })).map(|()| pod)
 }
 
 /// In place of a TUN device, one that breaks when the pod's end is closed; and the pod's end.
@@ -369,7 +369,7 @@ fn what_del_removed_does_not_come_back_however_attach_and_looks_are_timed() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(Duration::from_micros(round * 10));
-                let _ = node.registry.attach(record.clone(), Some(Descriptors { tun: device, udp }));
+                let _ = node.registry.attach(record.clone(), Some(Descriptors { tun: device, udp, mtu_bytes: None }));
             });
             scope.spawn(|| node.registry.look_around());
             scope.spawn(|| node.registry.status());

@@ -557,7 +557,7 @@ fn check_names_what_is_missing() -> Outcome {
             &["ip", "route", "add", "10.44.0.0/16", "dev", "tun"],
             "10.44.0.0/16",
         ),
-        (&["ip", "link", "set", "tun", "mtu", "1400"], &["ip", "link", "set", "tun", "mtu", "1456"], "mtu 1400"),
+        (&["ip", "link", "set", "tun", "mtu", "1457"], &["ip", "link", "set", "tun", "mtu", "1456"], "mtu 1457"),
         (
             &["ip", "address", "add", "10.99.0.1/32", "dev", "tun"],
             &["ip", "address", "del", "10.99.0.1/32", "dev", "tun"],

@@ -128,11 +128,13 @@ fn documented(kind: Kind, outside: Family) -> Outcome<u32> {
 }
 
 fn pair(kind: Kind, outside: Family, inside: Family) -> Outcome<Pair> {
+    // What looks for the path's size is as large as the packets that are counted.
+    let fixed = || json!({ "probe": { "mtu": false } });
     Ok(match kind {
         Kind(Encap::Vxlan, _) => vxlan(outside, inside)?,
-        Kind(_, Encryption::None) => Pair::up(Attachment::Bridge, outside, inside)?,
+        Kind(_, Encryption::None) => Pair::with_tun(Attachment::Bridge, outside, inside, &fixed())?,
         Kind(Encap::Wireguard, _) => SealedPair::new(Format::Wireguard).over(outside, inside).up()?,
-        Kind(..) => SealedPair::new(Format::Noise).over(outside, inside).up()?,
+        Kind(..) => SealedPair::new(Format::Noise).over(outside, inside).with(fixed(), fixed()).up()?,
     })
 }
 

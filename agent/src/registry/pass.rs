@@ -8,8 +8,12 @@ use std::{
 use adit_dataplane::{Error as EngineError, Parcel, TunnelConfig};
 use adit_tunnel::{AttachmentId, Record, State};
 
-use super::{Held, Holding, Registry};
-use crate::{Result, config::tunnel_config};
+use super::{Held, Holding, Registry, mtu};
+use crate::{
+    Result,
+    config::{starting_at, tunnel_config},
+    reopen::within,
+};
 
 /// As long as this lives, nothing is looked after: no tunnel is opened, retired, or written down.
 pub struct Paused<'a> {
@@ -144,6 +148,7 @@ impl Registry {
         record.epoch_floor = self.next_epoch(record.epoch_floor);
         self.shared.store.write(&record)?;
         let (tun, udp) = parcel.into_descriptors();
+        let config = starting_at(config, within(&record.netns, || Ok(mtu::present(&record))).ok().flatten());
         let id = self.shared.engine.add(TunnelConfig { epoch: record.epoch_floor, ..config }, tun, udp)?;
         self.put(record, Holding::Carried(id));
         Ok(())

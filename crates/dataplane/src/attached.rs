@@ -83,6 +83,9 @@ impl Attached {
         if let Some((_, errno)) = trouble.last.filter(|_| trouble.refused_to_send()) {
             self.core.refused(errno.desc(), Instant::now());
         }
+        if trouble.was_too_big() {
+            self.core.refused_as_too_big(Instant::now());
+        }
         self.last_trouble = trouble.last.or(self.last_trouble);
         self.renew_shortcuts();
         if let Some(errno) = trouble.tun_gone {

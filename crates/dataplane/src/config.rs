@@ -5,6 +5,9 @@ use ipnetwork::IpNetwork;
 use std::{fmt, net::SocketAddr, time::Duration};
 use zeroize::Zeroizing;
 
+/// Every IPv4 host takes packets of this size (RFC 791, section 3.1).
+const FLOOR_BYTES: u16 = 576;
+
 /// The bytes of an X25519 private key (RFC 7748) or of a preshared key; wiped from memory when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<[u8; 32]>);
@@ -111,13 +114,17 @@ pub struct Probing {
     pub timeout: Option<Duration>,
     /// Whether the largest packet that passes is searched for, and the MTU follows.
     pub path_mtu: bool,
+    /// The least MTU that the interface may have, bytes. Larger packets than the path takes leave in fragments below it.
+    pub floor_bytes: u16,
+    /// The MTU that the interface has now, bytes, if it is not the one that is asked for.
+    pub start_bytes: Option<u16>,
 }
 
-carry!(Probing { interval, timeout, path_mtu });
+carry!(Probing { interval, timeout, path_mtu, floor_bytes, start_bytes });
 
 impl Default for Probing {
     fn default() -> Self {
-        Self { interval: None, timeout: None, path_mtu: true }
+        Self { interval: None, timeout: None, path_mtu: true, floor_bytes: FLOOR_BYTES, start_bytes: None }
     }
 }
 

@@ -26,6 +26,9 @@ use std::{
 /// Called on a packet thread, which it must not hold up.
 pub type OnBreak = Arc<dyn Fn() + Send + Sync>;
 
+/// Called on a packet thread, which it must not hold up, with the MTU in bytes that the interface of a tunnel should have from now on.
+pub type OnResize = Arc<dyn Fn(TunnelId, u16) + Send + Sync>;
+
 /// A tunnel within its engine. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TunnelId(u64);
@@ -78,17 +81,24 @@ impl Engine {
     /// # Errors
     /// Threads or descriptors are not to be had.
     pub fn start(workers: usize) -> Result<Self> {
-        Self::start_confined(workers, || Ok(()), Arc::new(|| {}))
+        Self::start_confined(workers, || Ok(()), Arc::new(|| {}), Arc::new(|_, _| {}))
     }
 
     /// The same, with `confine` called once on each packet thread, before it sees the first packet and after it has
-    /// opened what it needs: the place to give up rights. `broken` is called there whenever a tunnel has lost a descriptor.
+    /// opened what it needs: the place to give up rights. `broken` is called there whenever a tunnel has lost a descriptor,
+    /// `resize` whenever the path takes more or less than before.
     ///
     /// # Errors
     /// Threads or descriptors are not to be had, or `confine` fails.
-    pub fn start_confined(workers: usize, confine: fn() -> std::io::Result<()>, broken: OnBreak) -> Result<Self> {
+    pub fn start_confined(
+        workers: usize,
+        confine: fn() -> std::io::Result<()>,
+        broken: OnBreak,
+        resize: OnResize,
+    ) -> Result<Self> {
         let exchange = Arc::default();
-        let start = |number| Handle::start(number, confine, Arc::clone(&broken), Arc::clone(&exchange));
+        let start =
+            |number| Handle::start(number, confine, (Arc::clone(&broken), Arc::clone(&resize)), Arc::clone(&exchange));
         let workers = (0..workers.max(1)).map(start).collect::<Result<_>>()?;
         let state = State { workers, tunnels: HashMap::new(), next_id: 0 };
         Ok(Self(Arc::new(Shared(Mutex::new(state)))))
@@ -312,7 +322,7 @@ impl Handle {
     fn start(
         number: usize,
         confine: fn() -> std::io::Result<()>,
-        broken: OnBreak,
+        tell: (OnBreak, OnResize),
         exchange: Arc<Exchange>,
     ) -> Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -326,7 +336,7 @@ impl Handle {
             .spawn({
                 let wake = Arc::clone(&wake);
                 // The batch headers hold pointers, so the worker is made where it lives.
-                move || match Worker::new(wake, queue, broken, exchange)
+                move || match Worker::new(wake, queue, tell, exchange)
                     .and_then(|worker| confined(confine).map(|()| worker))
                 {
                     Ok(worker) => {

@@ -144,7 +144,6 @@ impl Vitals {
     }
 
     /// A reason why packets pass worse than they should, or none any more, of those that `about` names.
-    #[expect(dead_code, reason = "said by those who look at more than life and loss")]
     pub(crate) fn set_note(&mut self, about: &'static str, note: Option<String>) {
         self.notes.0.retain(|(other, _)| *other != about);
         self.notes.0.extend(note.map(|note| (about, note)));
@@ -191,7 +190,7 @@ impl Vitals {
     }
 
     /// Concludes the state from everything. `received` is what came of all that the peer sent.
-    fn conclude(&mut self, received: Tally, strangers: u64, now: Instant) {
+    pub(crate) fn conclude(&mut self, received: Tally, strangers: u64, now: Instant) {
         let sent = self.sent().unwrap_or_default();
         self.recent_received.note(received, now);
         self.recent_sent.note(sent, now);

@@ -1,6 +1,9 @@
 //! What the tunnel reads of an inner packet: addresses, lengths, and where TCP or UDP begins.
 
+mod upper;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+pub(crate) use upper::Upper;
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;

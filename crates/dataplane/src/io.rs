@@ -3,6 +3,7 @@
 use crate::{
     Checksum, Core, DropReason, FromTun, ShortcutPacket, Sink,
     batch::{Batch, Parked},
+    fragment,
     merge::Merger,
     offload::Offload,
     shortcut::Shortcuts,
@@ -129,6 +130,10 @@ impl Trouble {
         (self.too_big, self.send_failed)
     }
 
+    pub(crate) const fn was_too_big(&self) -> bool {
+        self.too_big > 0
+    }
+
     pub(crate) const fn refused_to_send(&self) -> bool {
         self.send_failed > 0
     }
@@ -154,6 +159,8 @@ pub(crate) struct Ways<'p> {
 pub(crate) struct Shell<'p> {
     ways: Ways<'p>,
     batch: Batch<'p>,
+    /// Into outer packets of how many bytes what is sent may be fragmented.
+    fragments: Option<u16>,
     merger: Merger<'p>,
     trouble: Trouble,
 }
@@ -162,7 +169,7 @@ impl<'p> Shell<'p> {
     /// `heads` is room for the headers of the datagrams.
     pub(crate) fn new(ways: Ways<'p>, heads: &'p mut [u8]) -> Self {
         let merger = Merger::new(ways.offload.mergeable());
-        Self { ways, batch: Batch::new(heads), merger, trouble: Trouble::default() }
+        Self { ways, batch: Batch::new(heads), fragments: None, merger, trouble: Trouble::default() }
     }
 
     /// Nothing more should be taken until the socket has room again.
@@ -184,7 +191,16 @@ impl<'p> Shell<'p> {
 
     fn send(&mut self) {
         let Ways { udp, offload, parked, .. } = &mut self.ways;
-        self.batch.flush(*udp, offload, parked, &mut self.trouble);
+        let (Some(outer_bytes), Some(socket), Some(to)) = (self.fragments, *udp, self.batch.to()) else {
+            return self.batch.flush(*udp, offload, parked, &mut self.trouble);
+        };
+        // The kernel cuts no datagrams that are fragmented as well.
+        let mut single = Offload { segmented_sends: false, ..offload.clone() };
+        let allowed = fragment::allow(socket, to.is_ipv6(), outer_bytes);
+        self.batch.flush(*udp, &mut single, parked, &mut self.trouble);
+        if let Err(errno) = allowed.and(fragment::forbid(socket, to.is_ipv6())) {
+            self.trouble.last = Some(("let datagrams be fragmented", errno));
+        }
     }
 
     fn write(&mut self) {
@@ -227,6 +243,13 @@ impl<'p> Sink<'p> for Shell<'p> {
         }
         if !self.batch.push_written(to, length, write) {
             self.trouble.note(DropReason::SendFailed, "find room for a sealed packet", Errno::ENOBUFS, 1);
+        }
+    }
+
+    fn may_fragment(&mut self, outer_bytes: Option<u16>) {
+        if self.fragments != outer_bytes {
+            self.send();
+            self.fragments = outer_bytes;
         }
     }
 

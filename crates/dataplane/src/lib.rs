@@ -10,10 +10,13 @@ mod allowed;
 mod attached;
 mod batch;
 mod budget;
+mod clamp;
 mod config;
 mod cookie;
 mod engine;
 mod error;
+#[expect(unsafe_code, reason = "nix has no option for the DF bit")]
+mod fragment;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod handshake;
@@ -25,8 +28,10 @@ mod merge;
 mod offload;
 mod outbound;
 mod parcel;
+mod path;
 mod peer;
 mod peers;
+mod pmtu;
 mod poll;
 pub mod probe;
 mod probing;
@@ -36,6 +41,7 @@ mod segment;
 mod session;
 mod shortcut;
 mod stats;
+mod too_big;
 mod tunnel;
 mod vnet;
 pub mod wire;
@@ -43,7 +49,7 @@ mod worker;
 
 pub use {
     config::{Identity, PeerConfig, PeerKeys, Probing, PublicKey, Secret, Security, TunnelConfig},
-    engine::{Engine, OnBreak, TunnelId},
+    engine::{Engine, OnBreak, OnResize, TunnelId},
     error::Error,
     health::{Delivery, Health, HealthState, RoundTrip},
     offload::Offload,

@@ -2,6 +2,7 @@
 
 use crate::{
     Checksum, Core, DropReason, PeerId, Result, Sink, Vnet, inner,
+    path::Fit,
     peers::Slot,
     sealed,
     segment::{Several, completed, settle_checksum},
@@ -46,8 +47,9 @@ impl Core {
         let FromTun { packet: datagram, header } = from_tun;
         let packet = datagram.get(HEADER_BYTES..).ok_or(DropReason::MalformedInner)?;
         let addresses = inner::addresses(packet).ok_or(DropReason::MalformedInner)?;
-        let several = header.segments.map(|gso| Several::new(packet, &header, &gso)).transpose()?;
-        if several.map_or(packet.len(), |several| several.longest_bytes()) > usize::from(self.way.mtu_bytes) {
+        let mut several = header.segments.map(|gso| Several::new(packet, &header, &gso)).transpose()?;
+        let longest = several.map_or(packet.len(), |several| several.longest_bytes());
+        if longest > usize::from(self.way.mtu_bytes) {
             return Err(DropReason::TooBig);
         }
         let slot = self.peers.towards(addresses.destination).ok_or(DropReason::NoPeer)?;
@@ -84,6 +86,28 @@ impl Core {
                 return Ok(());
             }
         }
+        let room = peer.path.room_bytes;
+        let mut fragments = None;
+        let is_searched = self.paths.note_sent(peer, longest, now);
+        let packet = datagram.get_mut(HEADER_BYTES..).unwrap_or_default();
+        if longest > usize::from(room) {
+            match self.paths.fit(room, packet, several.as_ref(), &header, now) {
+                Fit::Cut(smaller) => several = Some(smaller),
+                Fit::Whole(outer_bytes) => fragments = Some(outer_bytes),
+                Fit::Refused(answer) => {
+                    if let Some(answer) = answer {
+                        Self::tell_too_big(datagram, &answer, out);
+                    }
+                    self.wake_by_timers(slot);
+                    return Err(DropReason::TooBig);
+                }
+            }
+        } else if several.is_none() {
+            self.paths.clamp(room, packet, checksum);
+        }
+        if fragments.is_some() {
+            out.may_fragment(fragments);
+        }
         if let Some(state) = &mut peer.sealed {
             let timer = state.said(true, now);
             let packet = datagram.get(HEADER_BYTES..).unwrap_or_default();
@@ -91,7 +115,10 @@ impl Core {
                 Some(several) => sealed::send_packets(peer, several, packet, self.way, now, out),
                 None => sealed::send_one(peer, packet, checksum, self.way, now, out),
             };
-            if timer | peer.vitals.live.said(now) {
+            if fragments.is_some() {
+                out.may_fragment(None);
+            }
+            if timer | is_searched | peer.vitals.live.said(now) {
                 self.wake_by_timers(slot);
             }
             return Ok(());
@@ -103,7 +130,10 @@ impl Core {
             }
             None => send_data(peer, datagram, checksum, self.way.start, now, out),
         }
-        if peer.vitals.live.said(now) {
+        if fragments.is_some() {
+            out.may_fragment(None);
+        }
+        if is_searched | peer.vitals.live.said(now) {
             self.wake_by_timers(slot);
         }
         Ok(())

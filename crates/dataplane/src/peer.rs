@@ -3,6 +3,7 @@ use crate::{
     handshake::CAPABILITY_PROBES,
     health::{Health, Vitals},
     parcel::{Carry, Reader, Writer, carry},
+    path::Path,
     sealed::{Sealed, keypair::Cipher},
 };
 use std::{
@@ -44,6 +45,7 @@ pub(crate) struct Peer {
     pub(crate) rx: Traffic,
     pub(crate) tx: Traffic,
     pub(crate) vitals: Box<Vitals>,
+    pub(crate) path: Path,
 }
 
 /// What a peer told us of itself.
@@ -170,6 +172,7 @@ impl Peer {
             rx: Traffic::default(),
             tx: Traffic::default(),
             vitals: Box::new(Vitals::new()),
+            path: Path::new(),
         }
     }
 
@@ -193,6 +196,7 @@ impl Peer {
             rx,
             tx,
             vitals,
+            path: Path { search: _, room_bytes },
         } = self;
         endpoint.encode(to);
         (*index, *session).encode(to);
@@ -202,6 +206,7 @@ impl Peer {
         (*keepalive_at, (*last_rx, *last_tx)).encode(to);
         (*handshakes, (*rx, *tx)).encode(to);
         vitals.encode(to);
+        room_bytes.encode(to);
         sealed.is_some().encode(to);
         if let Some(state) = sealed {
             state.save(to);
@@ -218,6 +223,7 @@ impl Peer {
         (self.keepalive_at, (self.last_rx, self.last_tx)) = Carry::decode(from)?;
         (self.handshakes, (self.rx, self.tx)) = Carry::decode(from)?;
         self.vitals = Carry::decode(from)?;
+        self.path.room_bytes = Carry::decode(from)?;
         match (bool::decode(from)?, &mut self.sealed) {
             (true, Some(state)) => state.restore(from, self.endpoint.is_some(), now),
             (is_sealed, state) => (is_sealed == state.is_some()).then_some(()),
@@ -276,7 +282,13 @@ impl Peer {
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         let hello_at = self.hello.map(|hello| hello.next_at);
         let sealed = self.sealed.as_ref().and_then(|state| state.next_wake());
-        hello_at.into_iter().chain(self.keepalive_at).chain(sealed).chain(self.vitals.live.next_at()).min()
+        hello_at
+            .into_iter()
+            .chain(self.keepalive_at)
+            .chain(sealed)
+            .chain(self.vitals.live.next_at())
+            .chain(self.path.next_wake())
+            .min()
     }
 
     pub(crate) fn stats(&self, health: Health, now: Instant) -> PeerStats {

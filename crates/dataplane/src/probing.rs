@@ -4,6 +4,7 @@ use crate::{
     Core, DropReason, Sink,
     peer::Peer,
     peers::Slot,
+    pmtu::is_of_search,
     probe::{BODY_BYTES, Kind, Probe},
     sealed,
     session::Way,
@@ -33,6 +34,7 @@ impl Core {
                 send_probe(peer, &answer, BODY_BYTES, way, now, out);
                 Ok(())
             }
+            Kind::Answer(length) if is_of_search(probe.number) => self.path_answered(slot, &probe, length, now),
             Kind::Answer(_) if is_asked_for => Ok(()),
             Kind::Answer(_) => Err(DropReason::UnexpectedAnswer),
         }

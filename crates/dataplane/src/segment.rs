@@ -112,6 +112,21 @@ impl Several {
         })
     }
 
+    /// The same as packets no longer than this. `None`: they are not a stream's, and cannot be cut smaller.
+    pub(crate) fn cut_smaller(&self, room_bytes: u16) -> Option<Self> {
+        let segment_bytes = usize::from(room_bytes).checked_sub(self.transport.payload).filter(|bytes| *bytes > 0)?;
+        (self.transport.protocol == TCP).then(|| Self { segment_bytes: segment_bytes.min(self.segment_bytes), ..*self })
+    }
+
+    /// A packet that is one, as packets no longer than this. `None`: it is no stream's, or has a checksum already, which would be lost.
+    pub(crate) fn of_one(packet: &[u8], header: &Vnet, room_bytes: u16) -> Option<Self> {
+        let transport = Transport::of(packet).filter(|transport| transport.protocol == TCP)?;
+        header.checksum.filter(|place| *place == transport.checksum_place())?;
+        let kind = if packet.first()? >> 4 == 4 { GsoKind::Tcp4 } else { GsoKind::Tcp6 };
+        let segment_bytes = room_bytes.checked_sub(u16::try_from(transport.payload).ok()?)?;
+        Self::read(packet, header, &Gso { kind, header_bytes: 0, segment_bytes })
+    }
+
     /// Length of the longest packet, bytes.
     pub(crate) fn longest_bytes(&self) -> usize {
         self.transport.payload.saturating_add(self.segment_bytes.min(self.payload_bytes))
@@ -220,5 +235,43 @@ fn write_tcp(tcp: &mut [u8], skipped: usize, segment: &Segment) {
 pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(at..).and_then(|rest| rest.get_mut(..value.len())) {
         place.copy_from_slice(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1000 bytes of payload behind 40 bytes of headers.
+    fn tcp() -> Vec<u8> {
+        let mut packet = vec![0; 1040];
+        packet[0] = 0x45;
+        packet[2..4].copy_from_slice(&1040_u16.to_be_bytes());
+        packet[9] = TCP;
+        packet[32] = 0x50;
+        packet[33] = PUSH;
+        packet
+    }
+
+    #[test]
+    fn a_stream_s_packet_is_cut_to_what_passes() {
+        let header = Vnet { checksum: Some((20, 16)), segments: None };
+        let packets = Several::of_one(&tcp(), &header, 640).unwrap().packets(&tcp());
+        let read = |packet: &[u8]| (packet.len(), u32::from_be_bytes(packet[24..28].try_into().unwrap()), packet[33]);
+        assert_eq!(packets.iter().map(|packet| read(packet)).collect::<Vec<_>>(), [(640, 0, 0), (440, 600, PUSH)]);
+    }
+
+    #[test]
+    fn several_are_cut_smaller_and_never_larger() {
+        let gso = Gso { kind: GsoKind::Tcp4, header_bytes: 40, segment_bytes: 500 };
+        let header = Vnet { checksum: Some((20, 16)), segments: Some(gso) };
+        let several = Several::new(&tcp(), &header, &gso).unwrap();
+        let longest = |room| several.cut_smaller(room).map(|several| (several.longest_bytes(), several.count()));
+        assert_eq!((longest(440), longest(900), longest(40)), (Some((440, 3)), Some((540, 2)), None));
+    }
+
+    #[test]
+    fn what_has_its_checksum_already_is_not_cut() {
+        assert!(Several::of_one(&tcp(), &Vnet::default(), 640).is_none());
     }
 }

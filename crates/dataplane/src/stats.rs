@@ -17,6 +17,8 @@ pub struct TunnelStats {
     pub udp_attached: bool,
     /// The last trouble with a descriptor, in words; stays after the trouble has passed.
     pub last_error: Option<String>,
+    /// The MTU that the interface should have, bytes.
+    pub mtu_bytes: Option<u16>,
     /// What is left to the kernel.
     pub offload: Offload,
 }

@@ -5,6 +5,7 @@ use crate::{
     cookie::CookieMaker,
     inner,
     parcel::{Carry, Reader, Writer},
+    path::Paths,
     peer::Peer,
     peers::{Peers, Slot},
     random::Random,
@@ -42,6 +43,11 @@ pub trait Sink<'p> {
     fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool);
     /// One IP packet for the TUN, behind [`HEADER_BYTES`] bytes that nobody needs any more.
     fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum);
+    /// Whether datagrams may be fragmented from now on, where the sender has to do that into packets of so many bytes with all headers.
+    /// They may not at the start.
+    fn may_fragment(&mut self, outer_bytes: Option<u16>) {
+        let _ = outer_bytes;
+    }
     /// A packet from the TUN, behind [`HEADER_BYTES`] bytes of room, for a peer whose TUN may be within reach. False: it has to take
     /// the network.
     fn shortcut(&mut self, packet: &mut [u8], about: &ShortcutPacket) -> bool {
@@ -65,6 +71,7 @@ pub struct Core {
     changes: u64,
     pub(crate) unknown_budget: Budget,
     pub(crate) probing: Probing,
+    pub(crate) paths: Paths,
     /// When and why the socket refused to send last.
     refusal: Option<(Instant, &'static str)>,
     pub(crate) wake: Option<Instant>,
@@ -79,6 +86,7 @@ impl Core {
     /// Peers that clash with each other or cannot be reached from `config.local`.
     pub fn new(config: TunnelConfig, now: Instant, seed: [u8; 32]) -> Result<Self> {
         let (random_key, cookie_key) = halves(seed);
+        let paths = Paths::new(&config, now);
         let realm = Realm::new(config.security, now)?;
         let format = realm.as_ref().map_or(Format::Adit, |realm| realm.format);
         let mut core = Self {
@@ -93,12 +101,16 @@ impl Core {
             changes: 0,
             unknown_budget: Budget::new(UNKNOWN_BURST, UNKNOWN_INTERVAL, now),
             probing: config.probing,
+            paths,
             refusal: None,
             wake: None,
         };
         for peer in config.peers {
             core.add_peer(peer, now)?;
         }
+        let room = core.paths.first_room();
+        core.peers.iter_mut().for_each(|peer| peer.path.room_bytes = room);
+        core.renew_wanted_mtu();
         Ok(core)
     }
 
@@ -116,6 +128,7 @@ impl Core {
             changes: _,
             unknown_budget: _,
             probing: _,
+            paths: _,
             refusal: _,
             wake: _,
         } = self;
@@ -145,6 +158,7 @@ impl Core {
             self.peers.with_id(id)?.restore(from, now)?;
         }
         self.peers.reindex();
+        self.paths_restored();
         self.sessions_changed();
         Some(())
     }
@@ -174,6 +188,7 @@ impl Core {
             }
             self.tick_sealed(slot, now, out);
             self.tick_health(slot, now, out);
+            self.tick_path(slot, now, out);
         }
         self.rearm();
     }
@@ -265,6 +280,7 @@ impl Core {
     /// There is no such peer.
     pub fn remove_peer(&mut self, peer: PeerId) -> Result<()> {
         let peer = self.peers.remove(peer)?;
+        self.renew_wanted_mtu();
         self.drops.add(DropReason::NoSession, peer.waiting.len() as u64);
         self.sessions_changed();
         Ok(())
@@ -277,6 +293,7 @@ impl Core {
         TunnelStats {
             peers: self.peers.iter().map(stats).collect(),
             drops: self.drops.non_zero(),
+            mtu_bytes: Some(self.wanted_mtu_bytes()),
             ..TunnelStats::default()
         }
     }
@@ -403,6 +420,7 @@ impl Core {
                 }
                 if !payload.is_empty() {
                     peer.rx.count(payload.len());
+                    self.paths.clamp(peer.path.room_bytes, payload, checksum);
                     out.tun(datagram, checksum);
                 }
                 Ok(())

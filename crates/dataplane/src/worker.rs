@@ -1,7 +1,7 @@
 //! One thread, many tunnels: waits for descriptors, timers and commands, and gives each tunnel its turn.
 
 use crate::{
-    Core, Error, Identity, Offload, OnBreak, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
+    Core, Error, Identity, Offload, OnBreak, OnResize, PeerConfig, PeerId, Result, TunnelId, TunnelStats,
     attached::{Attached, Buffers},
     batch::Parked,
     parcel::Parcel,
@@ -62,6 +62,7 @@ pub(crate) struct Worker {
     timers: BTreeSet<(Instant, TunnelId)>,
     buffers: Buffers,
     broken: OnBreak,
+    resize: OnResize,
     exchange: Arc<Exchange>,
     polling: Polling,
     /// What arrived before this instant has been read: when the wait began that ended last.
@@ -76,7 +77,7 @@ impl Worker {
     pub(crate) fn new(
         wake: Arc<EventFd>,
         commands: Receiver<Command>,
-        broken: OnBreak,
+        (broken, resize): (OnBreak, OnResize),
         exchange: Arc<Exchange>,
     ) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
@@ -92,6 +93,7 @@ impl Worker {
             timers: BTreeSet::new(),
             buffers: Buffers::new(),
             broken,
+            resize,
             exchange,
             polling: Polling::default(),
             read_until: Instant::now(),
@@ -167,6 +169,7 @@ impl Worker {
             tunnel.serve_tun(events, &self.epoll, &mut self.buffers)
         };
         tunnel.rearm(&mut self.timers);
+        tell_size(tunnel, &self.resize);
         if was_whole && !tunnel.is_whole() {
             (self.broken)();
         }
@@ -198,6 +201,7 @@ impl Worker {
             let was_whole = tunnel.is_whole();
             tunnel.with_core(&self.epoll, &mut self.buffers, |core, out| core.tick(now, out));
             tunnel.rearm(&mut self.timers);
+            tell_size(tunnel, &self.resize);
             if was_whole && !tunnel.is_whole() {
                 (self.broken)();
             }
@@ -269,6 +273,7 @@ impl Worker {
         }
         tunnel.begin(&self.epoll);
         tunnel.rearm(&mut self.timers);
+        tell_size(&mut tunnel, &self.resize);
         self.tunnels.insert(tunnel.id, tunnel);
         Ok(())
     }
@@ -293,6 +298,13 @@ impl Worker {
         let tunnel = self.tunnels.get_mut(&id).ok_or(Error::UnknownTunnel(id))?;
         let result = change(&mut tunnel.core);
         tunnel.rearm(&mut self.timers);
+        tell_size(tunnel, &self.resize);
         result
+    }
+}
+
+fn tell_size(tunnel: &mut Attached, resize: &OnResize) {
+    if let Some(bytes) = tunnel.core.mtu_news() {
+        resize(tunnel.id, bytes);
     }
 }

@@ -144,6 +144,7 @@ impl Core {
         };
         if let Some(peer) = self.peers.get_mut(slot) {
             peer.rx.count(length);
+            self.paths.clamp(peer.path.room_bytes, packet, checksum);
         }
         if let Some(datagram) = datagram.get_mut(..HEADER_BYTES.saturating_add(length)) {
             out.tun(datagram, checksum);

@@ -110,7 +110,8 @@ fn removed_tunnel_has_closed_its_descriptors() {
 #[test]
 fn broken_tun_breaks_only_its_own_tunnel_and_is_told() {
     let (tell, told) = mpsc::channel();
-    let engine = Engine::start_confined(1, || Ok(()), Arc::new(move || tell.send(()).unwrap())).unwrap();
+    let engine =
+        Engine::start_confined(1, || Ok(()), Arc::new(move || tell.send(()).unwrap()), Arc::new(|_, _| {})).unwrap();
     let (broken, whole) = (tunnel(&engine), tunnel(&engine));
     let [one, other] = broken;
     assert_eq!(engine.broken(), []);

@@ -11,6 +11,7 @@
 mod handshakes;
 mod health;
 mod hostile;
+mod path;
 mod peers;
 mod probes;
 mod sealed;
