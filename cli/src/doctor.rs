@@ -1,9 +1,17 @@
 //! `adit doctor`: looks at a node and at its tunnels, leg by leg, and says what to do. It changes nothing.
 
+mod features;
 mod node;
+mod peer;
+mod plugins;
+mod process;
 mod tunnel;
 
-use std::{error::Error, fmt, path::Path};
+use std::{
+    error::Error,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use adit_tunnel::{Client, Record, Store};
 use serde::Serialize;
@@ -16,6 +24,9 @@ pub struct Doctor {
     /// Only the tunnels of this pod (default/plumbr-a)
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pod: Option<String>,
+    /// Directory of the node's CNI plugins [default: /opt/cni/bin]
+    #[arg(long, value_name = "DIRECTORY")]
+    cni_bin: Option<PathBuf>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -81,6 +92,8 @@ impl Doctor {
         let agent = Client::new(run_dir).status();
         let mut lines = node::kernel();
         lines.push(node::agent(&agent, &records));
+        lines.extend(process::limits(run_dir));
+        lines.extend(plugins::plugins(self.cni_bin.as_deref().unwrap_or(Path::new(plugins::DIRECTORY))));
         lines.extend(unreadable.into_iter().filter_map(Result::err).map(|error| {
             Line::new(
                 Verdict::Warn,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use adit_integration::{
+    sealed::{Format, KeyPair, SealedPair},
     trial,
     tunnels::{FIRST_POD, Family, Pair, annotation, lab_with_agents, list, net1, outer, tun, tunnels, with},
 };
@@ -37,6 +38,8 @@ fn main() {
         trial("show_tells_who_wrote_each_value_of_a_real_tunnel", shown),
         trial("a_graph_of_two_nodes_joins_both_ends_and_graphviz_draws_it", drawn),
         trial("the_doctor_finds_the_broken_leg_and_no_other", doctor),
+        trial("the_doctor_tells_why_a_peer_is_silent", silent_peer),
+        trial("the_doctor_tells_of_a_wrong_key_at_both_ends", wrong_key),
         trial("a_support_bundle_holds_no_secret", bundle),
         trial("readers_that_hold_every_slot_starve_no_plugin", readers_do_not_starve),
         trial("prometheus_reads_every_metric_of_real_tunnels", scraped),
@@ -287,8 +290,10 @@ fn drawn() -> Outcome {
 }
 
 /// The lines that the doctor marks so.
-fn marked(node: &Node, mark: &str) -> Result<Vec<String>, Failed> {
-    let told = node.adit(["doctor", "--pod", "default/ohio-a"])?;
+fn marked(node: &Node, mark: &str) -> adit_lab::Result<Vec<String>> {
+    let pod = format!("default/{}-a", node.cluster());
+    let plugins = Binaries::get()?.directory().display().to_string();
+    let told = node.adit(["doctor", "--pod", &pod, "--cni-bin", &plugins])?;
     assert_eq!(told.success(), !told.stdout.contains("FAIL"), "{told:?}");
     Ok(told.stdout.lines().filter(|line| line.starts_with(mark)).map(str::to_owned).collect())
 }
@@ -298,7 +303,10 @@ fn doctor() -> Outcome {
     let (pod, ohio) = (&pair.ohio, pair.lab.ohio());
     pod.ping("10.4.0.2")?.all_received()?;
     assert!(marked(ohio, "FAIL")?.is_empty() && marked(ohio, "warn")?.is_empty());
-    assert!(marked(ohio, "ok")?.iter().any(|line| line.ends_with("peer 10.20.1.200:6090: answers")));
+    assert!(marked(ohio, "ok")?.iter().any(|line| line.contains("peer 10.20.1.200:6090: answers")));
+    for what in ["plugins: tun in ", "agent: ", "descriptors are open", "kernel: there: "] {
+        assert!(marked(ohio, "ok")?.iter().any(|line| line.contains(what)), "{what}: {:?}", marked(ohio, "ok")?);
+    }
 
     // Each leg is broken, found, and mended again.
     for (breaks, mends, leg, what) in [
@@ -342,6 +350,95 @@ fn doctor() -> Outcome {
     ohio.start_agent()?;
     let nobody = ohio.adit(["doctor", "--pod", "default/nobody", "--json"])?.fails()?;
     assert!(nobody.stdout.contains("has no tunnel on this node"), "{nobody:?}");
+    Ok(())
+}
+
+/// What the doctor marks FAIL becomes one line, with these words.
+fn fails_alone(node: &Node, words: &str) -> Outcome {
+    let mut last = Vec::new();
+    let seen = eventually(words, Duration::from_secs(20), || {
+        last = marked(node, "FAIL")?;
+        Ok(matches!(last.as_slice(), [only] if only.contains(words) && only.contains(" \u{2014} ")).then_some(()))
+    });
+    Ok(seen.map_err(|error| format!("{error}: {last:?}"))?)
+}
+
+fn mended(node: &Node) -> Outcome {
+    let mut last = Vec::new();
+    let seen = eventually("nothing that fails", Duration::from_secs(20), || {
+        last = marked(node, "FAIL")?;
+        Ok(last.is_empty().then_some(()))
+    });
+    Ok(seen.map_err(|error| format!("{error}: {last:?}"))?)
+}
+
+fn silent_peer() -> Outcome {
+    let lab = lab_with_agents(&LabSpec::two_clusters(Attachment::Bridge))?;
+    let attach = |node: &Node, peer: &Node, inner: [&str; 2]| {
+        let endpoint = outer(peer, Family::V4, FIRST_POD);
+        let changes = json!({
+            "remote": null, "probe": { "interval": "200ms" },
+            "peers": [{ "endpoint": endpoint.to_string(), "allowedIPs": [inner[1], "10.99.0.0/16"] }],
+            "ipam": { "type": "static", "addresses": [{ "address": inner[0] }], "routes": [{ "dst": "10.99.0.0/16" }] },
+        });
+        let nad = list("tunnelled", &[net1(&lab, node), with(tun(endpoint, inner[0]), &changes)]);
+        node.pod(&format!("{}-a", node.cluster())).attach(nad, &annotation("tunnelled", node, FIRST_POD))
+    };
+    let ohio = attach(lab.ohio(), lab.mumbai(), ["10.4.0.1/30", "10.4.0.2/32"])?;
+    let _mumbai = attach(lab.mumbai(), lab.ohio(), ["10.4.0.2/30", "10.4.0.1/32"])?;
+    ohio.ping("10.4.0.2")?.all_received()?;
+    mended(lab.ohio())?;
+    let good = marked(lab.ohio(), "ok")?;
+    assert!(good.iter().any(|line| line.contains("10.4.0.2 answers a ping in ")), "{good:?}");
+
+    ohio.root(["ip", "route", "delete", "10.99.0.0/16"])?.ok()?;
+    fails_alone(lab.ohio(), "tun, routes: the route to 10.99.0.0/16 by tun is missing")?;
+    ohio.root(["ip", "route", "add", "10.99.0.0/16", "dev", "tun"])?.ok()?;
+    mended(lab.ohio())?;
+
+    let router = lab.router(2)?;
+    let from = outer(lab.ohio(), Family::V4, FIRST_POD);
+    let rules = format!(
+        "add table inet dropper; add chain inet dropper forward {{ type filter hook forward priority 0; }}; \
+         add rule inet dropper forward ip saddr {from} udp dport 6090 drop"
+    );
+    router.root(["nft", &rules])?.ok()?;
+    fails_alone(lab.ohio(), "tun, peer 10.20.1.200:6090: no answer since ")?;
+    router.root(["nft", "delete table inet dropper"])?.ok()?;
+    mended(lab.ohio())?;
+
+    // Nobody answers for the gateway any more.
+    let bridge = lab.ohio().root(["sh", "-c", "ip -o -4 address show to 10.10.1.1/32"])?.ok()?.stdout;
+    let bridge = bridge.split_whitespace().nth(1).ok_or("no bridge has the gateway's address")?;
+    lab.ohio().root(["ip", "address", "delete", "10.10.1.1/24", "dev", bridge])?.ok()?;
+    ohio.root(["ip", "neighbour", "flush", "dev", "net1"])?.ok()?;
+    fails_alone(lab.ohio(), "tun, neighbour: 10.10.1.1 does not answer on the link of net1")?;
+    lab.ohio().root(["ip", "address", "add", "10.10.1.1/24", "dev", bridge])?.ok()?;
+    mended(lab.ohio())?;
+
+    lab.mumbai().kill_agent()?;
+    fails_alone(lab.ohio(), "tun, peer 10.20.1.200:6090: no answer since ")
+}
+
+fn wrong_key() -> Outcome {
+    let stranger = KeyPair::new()?.public;
+    let pair = SealedPair::new(Format::Noise).with(json!({ "publicKey": stranger }), json!({})).up()?;
+    for (node, pod, inner, words) in [
+        (pair.lab.ohio(), &pair.mumbai, "10.4.0.1", "handshakes came by a key that no peer here has"),
+        (pair.lab.mumbai(), &pair.ohio, "10.4.0.2", "handshakes came that were made for another key than this end's"),
+    ] {
+        let mut last = Vec::new();
+        let told = eventually(words, Duration::from_secs(20), || {
+            pod.ping_with(inner, &["-c", "1", "-W", "0.2"])?;
+            last = marked(node, "warn")?;
+            Ok(last
+                .iter()
+                .any(|line| line.contains("no handshake was answered yet") && line.contains(words))
+                .then_some(()))
+        });
+        told.map_err(|error| format!("{error}: {last:?}"))?;
+        assert!(marked(node, "FAIL")?.is_empty());
+    }
     Ok(())
 }
 

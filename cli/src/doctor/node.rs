@@ -9,7 +9,7 @@ use std::{
 use adit_net::Netlink;
 use adit_tunnel::{Error, Record, protocol::TunnelStatus};
 
-use super::{Line, Verdict};
+use super::{Line, Verdict, features::features};
 
 /// What no tunnel can do without, and what some need.
 pub fn kernel() -> Vec<Line> {
@@ -39,6 +39,7 @@ pub fn kernel() -> Vec<Line> {
         let remedy = "the agent does not start without: a kernel with CONFIG_SECCOMP_FILTER";
         Line::new(Verdict::Fail, SUBJECT, "there are no seccomp filters", remedy)
     });
+    lines.extend(features(release));
     lines
 }
 

@@ -1,13 +1,9 @@
 //! One tunnel, leg by leg from the pod outwards. After a leg that is broken nothing can be said of those that stand on it.
 
 use adit_net::{Link, Netlink, Netns, Route};
-use adit_tunnel::{
-    Encap, Record, State, Underlay,
-    protocol::{HealthState, PeerStatus, TunnelStatus},
-};
+use adit_tunnel::{Record, State, Underlay, protocol::TunnelStatus};
 
 use super::{Line, Verdict};
-use crate::table::endpoint;
 
 const AGAIN: &str = "delete the pod: its successor is attached anew";
 
@@ -24,9 +20,9 @@ pub fn legs(record: &Record, seen: Option<&TunnelStatus>) -> Vec<Line> {
     lines
 }
 
-struct Tunnel<'a> {
-    record: &'a Record,
-    seen: Option<&'a TunnelStatus>,
+pub(super) struct Tunnel<'a> {
+    pub(super) record: &'a Record,
+    pub(super) seen: Option<&'a TunnelStatus>,
     name: String,
 }
 
@@ -49,12 +45,14 @@ impl Tunnel<'_> {
         };
         let device = self.device(outer)?;
         lines.push(self.ok("outer device", format!("{} is up, MTU {}", device.name, device.mtu)));
-        lines.extend(self.outer_routes(outer, &device)?);
+        let reachable = self.reach(outer, &device, lines);
         if self.record.spec.needs_agent() {
             lines.push(self.carried(&link)?);
         }
         lines.extend(self.path_mtu());
-        lines.extend(self.peers());
+        for (peer, _) in reachable.iter().filter(|(_, is_reachable)| *is_reachable) {
+            self.peer(&pod, peer, lines);
+        }
         Ok(())
     }
 
@@ -132,38 +130,6 @@ impl Tunnel<'_> {
         }
     }
 
-    fn outer_routes(&self, outer: &Netlink, device: &Link) -> Leg<Vec<Line>> {
-        let local = self.record.spec.local.ip();
-        let endpoints = self.peer_endpoints();
-        let mut lines = Vec::new();
-        for to in endpoints {
-            let remedy = format!("a route to {to} by {} is what the network's ipam has to give it", device.name);
-            match outer.lookup_route(to, Some(local)) {
-                Err(error) => return Err(self.fail("outer route", error.to_string(), remedy)),
-                Ok(route) if route.device != device.index => {
-                    let what = format!("packets to {to} do not leave by {}", device.name);
-                    return Err(self.fail("outer route", what, remedy));
-                }
-                Ok(route) => {
-                    let hop =
-                        route.gateway.map_or_else(|| "on the link".into(), |gateway| format!("through {gateway}"));
-                    lines.push(self.ok("outer route", format!("{to} {hop}, by {}", device.name)));
-                }
-            }
-        }
-        Ok(lines)
-    }
-
-    /// Where the peers are: as the agent knows, else as was written.
-    fn peer_endpoints(&self) -> Vec<std::net::IpAddr> {
-        let written = self.record.spec.peers.iter().filter_map(|peer| peer.endpoint);
-        let endpoints: Vec<_> = match self.seen {
-            Some(seen) => seen.peers.iter().filter_map(|peer| peer.endpoint).collect(),
-            None => written.collect(),
-        };
-        endpoints.iter().map(std::net::SocketAddr::ip).collect()
-    }
-
     fn carried(&self, link: &Link) -> Leg<Line> {
         match self.seen {
             None if !link.lower_up => {
@@ -191,45 +157,15 @@ impl Tunnel<'_> {
         })
     }
 
-    fn peers(&self) -> Vec<Line> {
-        let Some(seen) = self.seen.filter(|_| self.record.spec.encap != Encap::Vxlan) else { return Vec::new() };
-        seen.peers.iter().map(|peer| self.peer(peer)).collect()
-    }
-
-    fn peer(&self, peer: &PeerStatus) -> Line {
-        const LOOK: &str = "run adit doctor at the other end; is UDP filtered on the way, in either direction?";
-        let leg = format!("peer {}", endpoint(peer));
-        let reason = peer.health.as_ref().map(|health| health.reason.as_str()).filter(|reason| !reason.is_empty());
-        match peer.health_state() {
-            HealthState::Up => self.ok(&leg, "answers"),
-            HealthState::Degraded => self.line(
-                Verdict::Warn,
-                &leg,
-                reason.unwrap_or("answers, and packets pass worse than they should"),
-                LOOK,
-            ),
-            HealthState::Down => self.fail(&leg, reason.unwrap_or("does not answer any more"), LOOK),
-            HealthState::Waiting => {
-                let keys = if peer.public_key.is_some() {
-                    "do both ends have each other's public key (adit status)? "
-                } else {
-                    ""
-                };
-                let what = reason.unwrap_or("has never answered");
-                self.line(Verdict::Warn, &leg, what, format!("is it there already? {keys}{LOOK}"))
-            }
-        }
-    }
-
-    fn line(&self, verdict: Verdict, leg: &str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
+    pub(super) fn line(&self, verdict: Verdict, leg: &str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
         Line::new(verdict, &format!("{}, {leg}", self.name), what, remedy)
     }
 
-    fn ok(&self, leg: &str, what: impl Into<String>) -> Line {
+    pub(super) fn ok(&self, leg: &str, what: impl Into<String>) -> Line {
         self.line(Verdict::Ok, leg, what, "")
     }
 
-    fn fail(&self, leg: &str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
+    pub(super) fn fail(&self, leg: &str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
         self.line(Verdict::Fail, leg, what, remedy)
     }
 }

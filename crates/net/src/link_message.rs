@@ -148,6 +148,17 @@ pub(crate) fn wireguard(spec: &WireguardSpec<'_>) -> Attributes {
     link
 }
 
+/// With an MTU that no device can have.
+pub(crate) fn impossible(name: &str, kind: &str) -> Attributes {
+    let mut link = with_index(0);
+    link.text(IFLA_IFNAME, name);
+    mtu_and_mac(&mut link, Some(u32::MAX), None);
+    link.group(IFLA_LINKINFO, |info| {
+        info.text(INFO_KIND, kind);
+    });
+    link
+}
+
 pub(crate) fn vlan_filtering(bridge_index: u32, on: bool) -> Attributes {
     let mut link = with_index(bridge_index);
     bridge_info(&mut link, Some(on));

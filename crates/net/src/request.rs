@@ -21,6 +21,8 @@ pub(crate) const GET_ADDRESS: u16 = 22;
 pub(crate) const NEW_ROUTE: u16 = 24;
 pub(crate) const DELETE_ROUTE: u16 = 25;
 pub(crate) const GET_ROUTE: u16 = 26;
+pub(crate) const NEW_NEIGHBOUR: u16 = 28;
+pub(crate) const GET_NEIGHBOUR: u16 = 30;
 pub(crate) const NEW_TUNNEL: u16 = 120;
 pub(crate) const GET_TUNNEL: u16 = 122;
 
