@@ -175,8 +175,7 @@ fn figures(peer: &PeerStatus) -> String {
 
 /// The first of each family that is one host alone.
 fn hosts(allowed: &[IpNetwork]) -> Vec<IpAddr> {
-    let first =
-        |is_of: fn(&IpNetwork) -> bool| allowed.iter().copied().find(|network| is_of(network)).map(|it| it.ip());
+    let first = |is_of: fn(&IpNetwork) -> bool| allowed.iter().copied().find(&is_of).map(|it| it.ip());
     let four = first(|network| network.is_ipv4() && network.prefix() == 32);
     let six = first(|network| network.is_ipv6() && network.prefix() == 128);
     four.into_iter().chain(six).collect()
