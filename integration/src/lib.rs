@@ -18,6 +18,7 @@ pub mod disk;
 pub mod foreign;
 pub mod scripts;
 pub mod sealed;
+pub mod second;
 pub mod trace;
 pub mod tunnels;
 

@@ -4,16 +4,16 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use adit_integration::{
+    second::Second,
     trial,
     tunnels::{Pair, lab_with_agents, tunnels},
 };
-use adit_lab::{Attachment, Binaries, LabSpec, Node, eventually};
+use adit_lab::{Attachment, LabSpec, eventually};
 use libtest_mimic::Failed;
 use serde_json::json;
 
@@ -108,37 +108,6 @@ fn device_deleted() -> Outcome {
     pair.ohio.ping("10.4.0.2")?.all_received()?;
     pair.mumbai.ping("10.4.0.1")?.all_received()?;
     Ok(())
-}
-
-/// An agent beside the lab's own; it ends with this value.
-struct Second {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Second {
-    fn start(node: &Node, log: PathBuf, arguments: &[&str]) -> Result<Self, Failed> {
-        let file = fs::File::create(&log)?;
-        let mut command = node.command(Binaries::get()?.program("aditd")?);
-        command.args(arguments).arg("--run-dir").arg(node.run_dir()).arg("--config-dir").arg(node.config_dir());
-        let process = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
-        Ok(Self { process, log })
-    }
-
-    fn says(&self, words: &str) -> Outcome {
-        let said = || fs::read_to_string(&self.log).unwrap_or_default();
-        let waited = eventually(words, Duration::from_secs(10), || {
-            Ok(said().lines().any(|line| line.contains(words)).then_some(()))
-        });
-        Ok(waited.map_err(|error| format!("{error}: {}", said()))?)
-    }
-}
-
-impl Drop for Second {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// What a rolling upgrade does on a node.

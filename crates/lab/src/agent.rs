@@ -4,7 +4,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -35,7 +35,7 @@ impl Agent {
     pub(crate) fn start(
         &mut self,
         ledger: &Arc<Ledger>,
-        mut command: Command,
+        command: Command,
         node: &str,
         run_dir: &Path,
         log: &Path,
@@ -43,16 +43,7 @@ impl Agent {
         if self.pid().is_some() {
             return Err(Error::Unexpected(format!("the agent of {node} is running already")));
         }
-        let failed = || Error::io(format!("open {}", log.display()));
-        let file = OpenOptions::new().create(true).append(true).open(log).map_err(failed())?;
-        let line = command_line(&command);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().map_err(failed())?)
-            .stderr(file)
-            .process_group(0)
-            .spawn()
-            .map_err(|source| Error::Start { command: line, source })?;
+        let child = spawn(command, log)?;
         let process = ledger.add_process(child, &format!("aditd of {node}"))?;
         self.process = Some(process);
         let socket = run_dir.join("agent.sock");
@@ -70,18 +61,9 @@ impl Agent {
     }
 
     /// Starts another agent, which takes everything over, and waits until the one before has ended by itself.
-    pub(crate) fn upgrade(&mut self, ledger: &Arc<Ledger>, mut command: Command, node: &str, log: &Path) -> Result<()> {
+    pub(crate) fn upgrade(&mut self, ledger: &Arc<Ledger>, command: Command, node: &str, log: &Path) -> Result<()> {
         let before = self.running()?;
-        let failed = || Error::io(format!("open {}", log.display()));
-        let file = OpenOptions::new().create(true).append(true).open(log).map_err(failed())?;
-        let line = command_line(&command);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().map_err(failed())?)
-            .stderr(file)
-            .process_group(0)
-            .spawn()
-            .map_err(|source| Error::Start { command: line, source })?;
+        let child = spawn(command, log)?;
         let process = ledger.add_process(child, &format!("next aditd of {node}"))?;
         let ended = || Ok((!before.is_alive()).then_some(()));
         eventually(&format!("the agent of {node} to give way"), START_DEADLINE, ended)
@@ -143,6 +125,20 @@ fn is_udp(descriptor: &Path) -> bool {
     let mut name = [0_u8; 16];
     let length = rustix::fs::getxattr(descriptor, "system.sockprotoname", name.as_mut_slice()).unwrap_or(0);
     matches!(name.get(..length), Some(b"UDP\0" | b"UDPv6\0" | b"UDP" | b"UDPv6"))
+}
+
+/// Starts an agent that writes to `log`.
+fn spawn(mut command: Command, log: &Path) -> Result<Child> {
+    let failed = || Error::io(format!("open {}", log.display()));
+    let file = OpenOptions::new().create(true).append(true).open(log).map_err(failed())?;
+    let line = command_line(&command);
+    command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone().map_err(failed())?)
+        .stderr(file)
+        .process_group(0)
+        .spawn()
+        .map_err(|source| Error::Start { command: line, source })
 }
 
 fn tail(log: &Path) -> String {

@@ -5,14 +5,14 @@ use std::{
     io::{Read as _, Write as _},
     net::SocketAddr,
     os::unix::{net::UnixStream, process::CommandExt as _},
-    path::PathBuf,
-    process::{Child, Stdio},
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
 use adit_integration::{
+    second::Second,
     trial, trial_within,
     tunnels::{FIRST_POD, Family, Pair, annotation, list, net1, outer, tun, tunnels},
 };
@@ -217,37 +217,6 @@ fn changes_meanwhile() -> Outcome {
     assert_eq!(fs::read_dir(ohio.run_dir().join("attachments"))?.count(), 1);
     pair.ohio.ping("10.4.0.2")?.all_received()?;
     Ok(())
-}
-
-/// An agent beside the lab's own; it ends with this value.
-struct Second {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Second {
-    fn start(node: &Node, log: PathBuf, arguments: &[&str]) -> Result<Self, Failed> {
-        let file = fs::File::create(&log)?;
-        let mut command = node.command(Binaries::get()?.program("aditd")?);
-        command.args(arguments).arg("--run-dir").arg(node.run_dir()).arg("--config-dir").arg(node.config_dir());
-        let process = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
-        Ok(Self { process, log })
-    }
-
-    fn says(&self, words: &str) -> Outcome {
-        let said = || fs::read_to_string(&self.log).unwrap_or_default();
-        let waited = eventually(words, Duration::from_secs(10), || {
-            Ok(said().lines().any(|line| line.contains(words)).then_some(()))
-        });
-        Ok(waited.map_err(|error| format!("{error}: {}", said()))?)
-    }
-}
-
-impl Drop for Second {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 fn standby() -> Outcome {
