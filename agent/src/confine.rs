@@ -6,10 +6,7 @@
 use std::{collections::BTreeMap, io};
 
 use nix::libc;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter,
-};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
 /// Everything that a packet thread calls: descriptors that it holds, memory, time, waiting, its own end.
 const ALLOWED: [libc::c_long; 41] = [
@@ -56,13 +53,6 @@ const ALLOWED: [libc::c_long; 41] = [
     libc::SYS_exit_group,
 ];
 
-/// The options of a socket that it may set: whether outer packets may be fragmented.
-const OPTIONS: [(libc::c_int, libc::c_int); 3] = [
-    (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
-    (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
-    (libc::IPPROTO_IPV6, libc::IPV6_MTU),
-];
-
 /// Confines the calling thread for good. Anything else that it asks for is refused with `EPERM`.
 ///
 /// # Errors
@@ -70,19 +60,10 @@ const OPTIONS: [(libc::c_int, libc::c_int); 3] = [
 pub fn packet_thread() -> io::Result<()> {
     let failed = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
     let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(&error))?;
-    let mut rules: BTreeMap<i64, Vec<_>> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    let mut rules: BTreeMap<_, Vec<_>> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     // The older form exists on x86-64 only.
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_epoll_wait, Vec::new());
-    let option = |(level, name): (libc::c_int, libc::c_int)| {
-        let is = |argument, value: libc::c_int| {
-            let value = u64::from(value.unsigned_abs());
-            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
-        };
-        SeccompRule::new(vec![is(1, level)?, is(2, name)?])
-    };
-    let options = OPTIONS.into_iter().map(option).collect::<Result<Vec<_>, _>>();
-    rules.insert(libc::SYS_setsockopt, options.map_err(|error| failed(&error))?);
     let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
     let filter =
         SeccompFilter::new(rules, refuse, SeccompAction::Allow, architecture).map_err(|error| failed(&error))?;

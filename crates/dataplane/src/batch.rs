@@ -62,11 +62,6 @@ impl<'p> Batch<'p> {
         self.heads.len()
     }
 
-    /// Where what is there goes.
-    pub(crate) fn to(&self) -> Option<SocketAddr> {
-        self.to.filter(|_| self.count > 0)
-    }
-
     /// Whether a datagram may leave with those that are there.
     pub(crate) fn takes(&self, to: SocketAddr, length: usize) -> bool {
         self.count == 0

@@ -3,11 +3,11 @@
 mod upper;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-pub(crate) use upper::Upper;
+pub(crate) use upper::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING, Upper};
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
-const IPV6_HEADER_BYTES: usize = 40;
+pub(crate) const IPV6_HEADER_BYTES: usize = 40;
 
 /// The addresses of an IPv4 or IPv6 packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 use crate::{
     Checksum, Core, DropReason, FromTun, ShortcutPacket, Sink,
     batch::{Batch, Parked},
-    fragment,
     merge::Merger,
     offload::Offload,
     shortcut::Shortcuts,
@@ -159,8 +158,6 @@ pub(crate) struct Ways<'p> {
 pub(crate) struct Shell<'p> {
     ways: Ways<'p>,
     batch: Batch<'p>,
-    /// Into outer packets of how many bytes what is sent may be fragmented.
-    fragments: Option<u16>,
     merger: Merger<'p>,
     trouble: Trouble,
 }
@@ -169,7 +166,7 @@ impl<'p> Shell<'p> {
     /// `heads` is room for the headers of the datagrams.
     pub(crate) fn new(ways: Ways<'p>, heads: &'p mut [u8]) -> Self {
         let merger = Merger::new(ways.offload.mergeable());
-        Self { ways, batch: Batch::new(heads), fragments: None, merger, trouble: Trouble::default() }
+        Self { ways, batch: Batch::new(heads), merger, trouble: Trouble::default() }
     }
 
     /// Nothing more should be taken until the socket has room again.
@@ -191,16 +188,7 @@ impl<'p> Shell<'p> {
 
     fn send(&mut self) {
         let Ways { udp, offload, parked, .. } = &mut self.ways;
-        let (Some(outer_bytes), Some(socket), Some(to)) = (self.fragments, *udp, self.batch.to()) else {
-            return self.batch.flush(*udp, offload, parked, &mut self.trouble);
-        };
-        // The kernel cuts no datagrams that are fragmented as well.
-        let mut single = Offload { segmented_sends: false, ..offload.clone() };
-        let allowed = fragment::allow(socket, to.is_ipv6(), outer_bytes);
-        self.batch.flush(*udp, &mut single, parked, &mut self.trouble);
-        if let Err(errno) = allowed.and(fragment::forbid(socket, to.is_ipv6())) {
-            self.trouble.last = Some(("let datagrams be fragmented", errno));
-        }
+        self.batch.flush(*udp, offload, parked, &mut self.trouble);
     }
 
     fn write(&mut self) {
@@ -243,13 +231,6 @@ impl<'p> Sink<'p> for Shell<'p> {
         }
         if !self.batch.push_written(to, length, write) {
             self.trouble.note(DropReason::SendFailed, "find room for a sealed packet", Errno::ENOBUFS, 1);
-        }
-    }
-
-    fn may_fragment(&mut self, outer_bytes: Option<u16>) {
-        if self.fragments != outer_bytes {
-            self.send();
-            self.fragments = outer_bytes;
         }
     }
 

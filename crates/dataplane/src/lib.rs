@@ -15,7 +15,6 @@ mod config;
 mod cookie;
 mod engine;
 mod error;
-#[expect(unsafe_code, reason = "nix has no option for the DF bit")]
 mod fragment;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;

@@ -1,12 +1,14 @@
 //! The way out: from the TUN to a peer.
 
 use crate::{
-    Checksum, Core, DropReason, PeerId, Result, Sink, Vnet, inner,
+    Checksum, Core, DropReason, PeerId, Result, Sink, Vnet,
+    fragment::fragments,
+    inner,
     path::Fit,
     peers::Slot,
     sealed,
     segment::{Several, completed, settle_checksum},
-    session::{send_data, send_several},
+    session::{send_copies, send_data, send_several},
     wire::HEADER_BYTES,
 };
 use std::{net::IpAddr, time::Instant};
@@ -87,13 +89,23 @@ impl Core {
             }
         }
         let room = peer.path.room_bytes;
-        let mut fragments = None;
         let is_searched = self.paths.note_sent(peer, longest, now);
         let packet = datagram.get_mut(HEADER_BYTES..).unwrap_or_default();
         if longest > usize::from(room) {
             match self.paths.fit(room, packet, several.as_ref(), &header, now) {
                 Fit::Cut(smaller) => several = Some(smaller),
-                Fit::Whole(outer_bytes) => fragments = Some(outer_bytes),
+                Fit::Fragments => {
+                    let packets = match several {
+                        Some(several) => several.packets(packet),
+                        None => vec![completed(packet, checksum)],
+                    };
+                    let cut = packets.iter().map(|packet| fragments(packet, room, self.random.next_u32()));
+                    let cut: Vec<Vec<_>> = cut.collect::<Option<_>>().ok_or(DropReason::TooBig)?;
+                    if send_copies(peer, &cut.concat(), self.way, now, out) | is_searched {
+                        self.wake_by_timers(slot);
+                    }
+                    return Ok(());
+                }
                 Fit::Refused(answer) => {
                     if let Some(answer) = answer {
                         Self::tell_too_big(datagram, &answer, out);
@@ -105,9 +117,6 @@ impl Core {
         } else if several.is_none() {
             self.paths.clamp(room, packet, checksum);
         }
-        if fragments.is_some() {
-            out.may_fragment(fragments);
-        }
         if let Some(state) = &mut peer.sealed {
             let timer = state.said(true, now);
             let packet = datagram.get(HEADER_BYTES..).unwrap_or_default();
@@ -115,9 +124,6 @@ impl Core {
                 Some(several) => sealed::send_packets(peer, several, packet, self.way, now, out),
                 None => sealed::send_one(peer, packet, checksum, self.way, now, out),
             };
-            if fragments.is_some() {
-                out.may_fragment(None);
-            }
             if timer | is_searched | peer.vitals.live.said(now) {
                 self.wake_by_timers(slot);
             }
@@ -129,9 +135,6 @@ impl Core {
                 send_several(peer, &several, packet, self.way.start, now, out);
             }
             None => send_data(peer, datagram, checksum, self.way.start, now, out),
-        }
-        if fragments.is_some() {
-            out.may_fragment(None);
         }
         if is_searched | peer.vitals.live.said(now) {
             self.wake_by_timers(slot);

@@ -64,8 +64,8 @@ impl Path {
 pub(crate) enum Fit {
     /// It leaves as these.
     Cut(Several),
-    /// It leaves as it is, for the interface cannot have a smaller MTU: the outer packet is fragmented into ones of this many bytes.
-    Whole(u16),
+    /// It leaves in fragments, for the interface cannot have a smaller MTU.
+    Fragments,
     /// It does not leave. Its sender is told this, if anything.
     Refused(Option<Vec<u8>>),
 }
@@ -139,7 +139,7 @@ impl Paths {
         }
         let limit_bytes = room_bytes.max(self.floor_bytes);
         if several.map_or(packet.len(), Several::longest_bytes) <= usize::from(limit_bytes) {
-            return Fit::Whole(self.outer(room_bytes));
+            return Fit::Fragments;
         }
         let is_told = self.answers.take(now);
         Fit::Refused(is_told.then(|| too_big::answer(packet, limit_bytes)).flatten())

@@ -209,7 +209,7 @@ impl Core {
             peer.handshakes = peer.handshakes.wrapping_add(1);
             peer.last_rx = Some(now);
             while let Some(packet) = peer.waiting.pop() {
-                send_waiting(peer, &packet, start, now, out);
+                send_copy(peer, &packet, start, now, out);
             }
             peer.rearm_keepalive(now);
         }
@@ -291,8 +291,26 @@ fn data_header(peer: &mut Peer, checksum: Checksum, start: Instant, now: Instant
     })
 }
 
-/// Sends a packet that waited.
-fn send_waiting<'p>(peer: &mut Peer, packet: &[u8], start: Instant, now: Instant, out: &mut impl Sink<'p>) {
+/// Sends complete packets that do not lie where they were read. Whether a timer was set.
+pub(crate) fn send_copies<'p>(
+    peer: &mut Peer,
+    packets: &[Box<[u8]>],
+    way: Way,
+    now: Instant,
+    out: &mut impl Sink<'p>,
+) -> bool {
+    let timer = peer.sealed.as_mut().is_some_and(|state| state.said(true, now));
+    for packet in packets {
+        if peer.sealed.is_some() {
+            sealed::send_one(peer, packet, Checksum::Complete, way, now, out);
+        } else {
+            send_copy(peer, packet, way.start, now, out);
+        }
+    }
+    timer | peer.vitals.live.said(now)
+}
+
+fn send_copy<'p>(peer: &mut Peer, packet: &[u8], start: Instant, now: Instant, out: &mut impl Sink<'p>) {
     let (Some(to), Some(header)) = (peer.endpoint, data_header(peer, Checksum::Complete, start, now)) else { return };
     peer.tx.count(packet.len());
     out.network(to, &[&header.encode(), packet].concat(), &[]);

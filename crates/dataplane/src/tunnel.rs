@@ -43,11 +43,6 @@ pub trait Sink<'p> {
     fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool);
     /// One IP packet for the TUN, behind [`HEADER_BYTES`] bytes that nobody needs any more.
     fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum);
-    /// Whether datagrams may be fragmented from now on, where the sender has to do that into packets of so many bytes with all headers.
-    /// They may not at the start.
-    fn may_fragment(&mut self, outer_bytes: Option<u16>) {
-        let _ = outer_bytes;
-    }
     /// A packet from the TUN, behind [`HEADER_BYTES`] bytes of room, for a peer whose TUN may be within reach. False: it has to take
     /// the network.
     fn shortcut(&mut self, packet: &mut [u8], about: &ShortcutPacket) -> bool {

@@ -2,10 +2,10 @@
 
 use super::IPV6_HEADER_BYTES;
 
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION_OPTIONS: u8 = 60;
+pub(crate) const HOP_BY_HOP: u8 = 0;
+pub(crate) const ROUTING: u8 = 43;
+pub(crate) const FRAGMENT: u8 = 44;
+pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 /// RFC 8200 section 4.1 has each of them once, and destination options twice.
 const MOST_EXTENSIONS: usize = 5;
 

@@ -165,9 +165,15 @@ fn below_the_floor_packets_leave_all_the_same_and_the_peer_is_degraded() {
     assert_eq!((health.state, health.path_mtu_bytes), (HealthState::Degraded, Some(1296)));
     let words = "the path takes outer packets of 1296 bytes, the interface cannot go below 1280 (1324 outside): larger ones leave in fragments";
     assert!(health.reason.contains(words), "{}", health.reason);
+    let received = world.nodes[1].received.len();
     world.sent.clear();
     world.send(0, &large(1280));
-    assert_eq!(world.sent[0].1.bytes.len(), 1296);
+    let lengths: Vec<usize> = world.sent.iter().map(|(_, datagram)| datagram.bytes.len() + OUTER_BYTES).collect();
+    assert_eq!(lengths, [1296, 92]);
+    world.run(MS * 10);
+    let fragments: Vec<_> =
+        world.nodes[1].received[received..].iter().map(|packet| (packet.len(), packet[6])).collect();
+    assert_eq!(fragments, [(1252, 0x20), (48, 0)]);
 }
 
 #[test]
