@@ -7,7 +7,7 @@ use std::{
 };
 
 use adit_dataplane::{OnResize, TunnelId};
-use adit_net::{LinkChange, Netlink};
+use adit_net::{LinkChange, Netlink, tun::mtu_bytes};
 use adit_tunnel::{Record, mtu::packets_per_send};
 
 use super::{Held, Holding, Registry};
@@ -68,6 +68,5 @@ fn set(record: &Record, bytes: u16) -> Result<()> {
 
 /// The MTU that the interface of a recorded tunnel has, if it can be found out. The calling thread is in its namespace.
 pub fn present(record: &Record) -> Option<u16> {
-    let link = Netlink::open().ok()?.link(record.spec.if_name.as_str()).ok()??;
-    u16::try_from(link.mtu).ok()
+    u16::try_from(mtu_bytes(&record.spec.if_name).ok()?).ok()
 }

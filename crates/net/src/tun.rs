@@ -13,7 +13,12 @@ use std::{
     },
 };
 
-use nix::{errno::Errno, libc, net::if_::if_nametoindex};
+use nix::{
+    errno::Errno,
+    libc,
+    net::if_::if_nametoindex,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
 
 use crate::{Error, IfName, Result};
 
@@ -34,6 +39,7 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(set_vnet_header_size, nix::libc::TUNSETVNETHDRSZ, c_int);
     nix::ioctl_write_int_bad!(set_persist, nix::libc::TUNSETPERSIST as c_ulong);
     nix::ioctl_write_int_bad!(set_owner, nix::libc::TUNSETOWNER as c_ulong);
+    nix::ioctl_read_bad!(get_mtu, nix::libc::SIOCGIFMTU, ifreq);
 }
 
 /// Makes a persistent TUN device that belongs to root, and attaches to it.
@@ -86,6 +92,22 @@ pub fn open_tun(name: &IfName) -> Result<OwnedFd> {
         return Err(missing());
     }
     Ok(tun.into())
+}
+
+/// The MTU that an interface has, bytes (`SIOCGIFMTU`, netdevice(7)). Who asks for as many as there are tunnels is spared all that a
+/// netlink answer says beside it.
+///
+/// # Errors
+/// [`Error::is_not_found`] when there is no such interface.
+pub fn mtu_bytes(name: &IfName) -> Result<u32> {
+    let failed = |errno| Error::kernel("read the MTU", name.as_str(), errno);
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    let mut request = request(name, 0);
+    // SAFETY: the descriptor is open and `request` is a valid struct ifreq with a terminated name, to be filled.
+    unsafe { ioctl::get_mtu(socket.as_raw_fd(), &raw mut request) }.map_err(failed)?;
+    // SAFETY: the kernel has filled the MTU; any four bytes are a valid int.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    u32::try_from(mtu).map_err(|_| failed(Errno::ERANGE))
 }
 
 fn attach(name: &IfName, extra_flags: libc::c_int, action: &'static str) -> Result<File> {
@@ -145,5 +167,13 @@ mod tests {
         let error = open_tun(&name).unwrap_err();
         assert!(error.is_not_found(), "{error}");
         assert!(error.to_string().starts_with("attach to TUN device adit-no-such"), "{error}");
+        assert!(mtu_bytes(&name).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn an_interface_has_an_mtu() {
+        let lo: IfName = "lo".parse().unwrap();
+        let told = std::fs::read_to_string("/sys/class/net/lo/mtu").unwrap();
+        assert_eq!(mtu_bytes(&lo).unwrap().to_string(), told.trim());
     }
 }
