@@ -82,16 +82,20 @@ fn a_node_without_tunnels_has_a_page_as_well() {
     assert!(page.contains("adit_agent_tunnels 0\n") && page.ends_with("# EOF\n"), "{page}");
 }
 
+/// The metrics that a text of conf/prometheus names.
+fn names_in(text: &str) -> Vec<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("adit_")).collect()
+}
+
 #[test]
-fn the_example_alerts_ask_for_what_there_is() {
-    let rules = include_str!("../../../../conf/prometheus/alerts.yaml");
+fn the_example_alerts_and_the_dashboard_ask_for_what_there_is() {
+    let alerts = names_in(include_str!("../../../../conf/prometheus/alerts.yaml"));
+    let dashboard = include_str!("../../../../conf/prometheus/dashboard.json");
+    assert!(serde_json::from_str::<serde_json::Value>(dashboard).unwrap()["panels"].is_array());
+    let dashboard = names_in(dashboard);
+    assert!(alerts.len() >= 7 && dashboard.len() >= 14, "{alerts:?} {dashboard:?}");
     let page = page_of(vec![tunnel("plumbr-a")]);
-    let names: Vec<&str> = rules
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|word| word.starts_with("adit_"))
-        .collect();
-    assert!(names.len() >= 7, "{names:?}");
-    for name in names {
+    for name in alerts.into_iter().chain(dashboard) {
         assert!(page.contains(&format!("\n{name}{{")) || page.contains(&format!("\n{name} ")), "{name} in {page}");
     }
 }
