@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use adit_dataplane::{Identity, PeerConfig, PeerId, PeerKeys, Probing, Security, TunnelConfig, TunnelStats};
+use adit_dataplane::{
+    self as dataplane, FecPolicy, Identity, PeerConfig, PeerId, PeerKeys, Probing, Security, TunnelConfig, TunnelStats,
+};
 use adit_tunnel::{
-    Encap, Encryption, Peer, PublicKey, Record,
+    Encap, Encryption, Fec, FecMode, Peer, PublicKey, Record,
     keys::Keys,
     mtu::{FLOOR_BYTES, FLOOR_WITH_IPV6_BYTES},
 };
@@ -45,8 +47,19 @@ pub fn tunnel_config(record: &Record, keys: Option<Keys>) -> TunnelConfig {
             floor_bytes: if has_ipv6(record) { FLOOR_WITH_IPV6_BYTES } else { FLOOR_BYTES },
             start_bytes: None,
         },
+        fec: recovery(&spec.fec),
         peers: peers.collect(),
     }
+}
+
+fn recovery(fec: &Fec) -> FecPolicy {
+    let mode = match fec.mode {
+        FecMode::Auto => dataplane::FecMode::Auto,
+        FecMode::Off => dataplane::FecMode::Off,
+        FecMode::Fixed => dataplane::FecMode::Fixed { redundancy_ppm: fec.redundancy_ppm, window: fec.window },
+    };
+    let max_recovery_delay = Duration::from_millis(fec.max_recovery_delay_ms);
+    FecPolicy { mode, max_overhead_ppm: fec.max_overhead_ppm, target_ppb: fec.target_ppb, max_recovery_delay }
 }
 
 /// The same tunnel, whose interface has this MTU now, as far as is known.

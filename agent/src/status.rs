@@ -5,7 +5,7 @@ use std::time::Duration;
 use adit_dataplane::{self as dataplane, PeerId, PeerStats, TunnelStats};
 use adit_tunnel::{
     PublicKey, Record,
-    protocol::{Delivery, Health, HealthState, PeerStatus, RoundTrip, TunnelStatus},
+    protocol::{Delivery, Health, HealthState, PeerStatus, Recovery, RoundTrip, TunnelStatus},
 };
 
 use crate::config::known_endpoint;
@@ -42,6 +42,7 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
             last_sent_ms: age(|stats| stats.last_tx_age),
             last_handshake_ms: age(|stats| stats.last_handshake_age),
             health: stats.map(|stats| health(&stats.health)),
+            recovery: stats.and_then(|stats| stats.recovery.as_ref()).map(recovery),
             ..PeerStatus::described(peer)
         }
     });
@@ -55,8 +56,29 @@ pub fn status(record: &Record, stats: &TunnelStats, reason: Option<String>) -> T
     }
 }
 
+fn us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn recovery(recovery: &dataplane::RecoveryStats) -> Recovery {
+    Recovery {
+        lost: recovery.lost,
+        lost_to_congestion: recovery.lost_to_congestion,
+        recovered: recovery.recovered,
+        unrecoverable: recovery.unrecoverable,
+        bursts: recovery.bursts,
+        delay_median_us: recovery.delay_median.map(us),
+        delay_p99_us: recovery.delay_p99.map(us),
+        sent_loss_ppm: recovery.sent_loss_ppm,
+        redundancy_ppm: recovery.redundancy_ppm,
+        window: recovery.window,
+        repairs_sent: recovery.repairs_sent,
+        repair_bytes: recovery.repair_bytes,
+        overhead_ppm: recovery.overhead_ppm,
+    }
+}
+
 fn health(health: &dataplane::Health) -> Health {
-    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let delivery = |delivery: dataplane::Delivery| Delivery {
         packets: delivery.packets,
         lost: delivery.lost,

@@ -121,6 +121,12 @@ fn settings(record: &Record, now: Option<&TunnelStatus>) -> Vec<Setting> {
         set("probe.interval", &milliseconds(spec.probe_interval_ms), origin.of("probe", "default of the agent"));
         set("probe.timeout", &milliseconds(spec.probe_timeout_ms), origin.of("probe", "default of the agent"));
         set("probe.mtu", &!spec.fixed_mtu, origin.of("probe", "default"));
+        let fec = spec.fec;
+        set("fec.mode", &fec.mode.word(), origin.of("fec", "default"));
+        set("fec.maxOverhead", &(f64::from(fec.max_overhead_ppm) / 1e6), origin.of("fec", "default"));
+        set("fec.target", &(f64::from(fec.target_ppb) / 1e9), origin.of("fec", "default"));
+        let delay = format!("{} ms", fec.max_recovery_delay_ms);
+        set("fec.maxRecoveryDelay", &delay, origin.of("fec", "default"));
     }
     if let Some(vxlan) = spec.vxlan {
         set("vni", &vxlan.vni, origin.of("vni", "default"));

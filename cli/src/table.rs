@@ -2,7 +2,7 @@
 
 use adit_tunnel::{
     Encryption,
-    protocol::{Health, PeerStatus, TunnelStatus},
+    protocol::{Health, PeerStatus, Recovery, TunnelStatus},
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
@@ -159,6 +159,11 @@ fn notes(tunnel: &TunnelStatus) -> Vec<String> {
         let (state, since) = (health.state.word(), duration(health.since_ms));
         notes.push(format!("{name}: {} {state} for {since}: {}", endpoint(peer), health.reason));
     }
+    for peer in tunnel.peers.iter().filter(|_| tunnel.carried) {
+        if let Some(said) = peer.recovery.as_ref().and_then(recovery) {
+            notes.push(format!("{name}: {}: {said}", endpoint(peer)));
+        }
+    }
     if let Some(key) = tunnel.public_key {
         notes.push(format!("{name}: public key {key}"));
     }
@@ -173,6 +178,26 @@ fn notes(tunnel: &TunnelStatus) -> Vec<String> {
         notes.push(format!("{name}: dropped: {}", drops.join(", ")));
     }
     notes
+}
+
+/// What loss recovery does with a peer, in words; nothing on a path that has never lost anything.
+fn recovery(recovery: &Recovery) -> Option<String> {
+    let Recovery { lost, recovered, redundancy_ppm, window, overhead_ppm, .. } = recovery;
+    let late = |time: Option<u64>| time.map_or_else(|| "over 1 s".into(), round_trip);
+    let (median, p99) = (late(recovery.delay_median_us), late(recovery.delay_p99_us));
+    let mut said = Vec::new();
+    match (*lost, *recovered) {
+        (0, 0) => {}
+        (lost, 0) => said.push(format!("lost {lost} packets, recovered none")),
+        (lost, recovered) => {
+            said.push(format!("lost {lost} packets, recovered {recovered}, half within {median}, 99 % within {p99}"));
+        }
+    }
+    if *redundancy_ppm > 0 {
+        let (redundancy, overhead) = (percent(*redundancy_ppm), percent(*overhead_ppm));
+        said.push(format!("sends {redundancy} repairs over {window} packets each, {overhead} of the bytes"));
+    }
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 fn traffic(bytes: u64, packets: u64) -> String {
@@ -236,6 +261,7 @@ pub mod tests {
                 last_sent_ms: None,
                 last_handshake_ms: None,
                 health: None,
+                recovery: None,
             }],
             traffic: None,
             offloads: vec!["tun-tcp".into(), "segmented-sends".into()],

@@ -8,7 +8,7 @@ use std::{
 
 use adit_tunnel::{
     Engine,
-    protocol::{Delivery, Health, HealthState, PeerStatus, RoundTrip, TunnelStatus},
+    protocol::{BURST_LENGTHS, Delivery, Health, HealthState, PeerStatus, Recovery, RoundTrip, TunnelStatus},
 };
 use nix::sys::resource::{Resource, getrlimit};
 use prometheus_client::{
@@ -62,7 +62,8 @@ impl Collector for Node {
         self.agent(&mut page)?;
         self.tunnels(&mut page)?;
         self.peers(&mut page)?;
-        self.health(&mut page)
+        self.health(&mut page)?;
+        self.recovery(&mut page)
     }
 }
 
@@ -167,6 +168,57 @@ impl Node {
         )?;
         let mtu = self.each_health().filter_map(|(health, labels)| Some((labels, health.path_mtu_bytes?.into())));
         page.gauges("peer_path_mtu", "Largest outer packet known to pass to the peer.", Unit::Bytes, mtu)
+    }
+
+    fn recovery(&self, page: &mut Page<'_>) -> fmt::Result {
+        let counts = |value: fn(&Recovery) -> u64| self.each_recovery().map(move |(one, labels)| (labels, value(one)));
+        let lost = self.each_recovery().flat_map(|(one, labels)| {
+            let causes = [("random", one.lost), ("congestion", one.lost_to_congestion)];
+            causes.map(|(cause, lost)| (with(labels.clone(), "cause", cause), lost))
+        });
+        let text = "Inner packets from the peer that did not come by themselves, by cause.";
+        page.counters("fec_lost", text, packets(), lost)?;
+        let text = "Lost packets that came out of repairs.";
+        page.counters("fec_recovered", text, packets(), counts(|one| one.recovered))?;
+        let text = "Lost packets that nothing brings back.";
+        page.counters("fec_unrecoverable", text, packets(), counts(|one| one.unrecoverable))?;
+        let bursts = self.each_recovery().flat_map(|(one, labels)| {
+            let lengths = BURST_LENGTHS.into_iter().zip(one.bursts);
+            lengths.map(|(most, count)| (with(labels.clone(), "most", most), count)).collect::<Vec<_>>()
+        });
+        page.counters("fec_bursts", "Runs of lost packets, by their greatest length.", None, bursts)?;
+        let delays = self.each_recovery().flat_map(|(one, labels)| {
+            let delays = [("median", one.delay_median_us), ("p99", one.delay_p99_us)];
+            delays
+                .into_iter()
+                .filter_map(move |(stat, time)| Some((with(labels.clone(), "stat", stat), microseconds(time?))))
+        });
+        let text = "From when a packet was missed until it was recovered, as exact as powers of two of a millisecond.";
+        page.gauges("fec_recovery_delay", text, Unit::Seconds, delays)?;
+        let ratio = |value: fn(&Recovery) -> u32| {
+            self.each_recovery().map(move |(one, labels)| (labels, f64::from(value(one)) / 1e6))
+        };
+        let ratios = [
+            (
+                "fec_sent_loss",
+                "Share of the packets to the peer that is lost, as it reports.",
+                ratio(|one| one.sent_loss_ppm),
+            ),
+            ("fec_redundancy", "Repairs for each packet to the peer.", ratio(|one| one.redundancy_ppm)),
+            ("fec_overhead", "Repairs' share of the bytes sent to the peer lately.", ratio(|one| one.overhead_ppm)),
+        ];
+        for (name, text, shares) in ratios {
+            page.gauges(name, text, Unit::Other("ratio".into()), shares)?;
+        }
+        let text = "How many packets each repair to the peer covers.";
+        page.counts("fec_window_packets", text, counts(|one| one.window.into()))?;
+        page.counters("fec_repairs_sent", "Repairs sent to the peer.", packets(), counts(|one| one.repairs_sent))?;
+        let sent = counts(|one| one.repair_bytes);
+        page.counters("fec_repairs_sent", "Bytes of repairs sent to the peer.", Some(Unit::Bytes), sent)
+    }
+
+    fn each_recovery(&self) -> impl Iterator<Item = (&Recovery, Labels)> {
+        self.each_peer().filter_map(|(_, peer, labels)| Some((peer.recovery.as_ref()?, labels)))
     }
 
     fn each_peer(&self) -> impl Iterator<Item = (&TunnelStatus, &PeerStatus, Labels)> {

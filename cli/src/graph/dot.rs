@@ -25,7 +25,7 @@ fn of_node(Node { name, container, source }: &Node) -> String {
 }
 
 fn of_edge(edge: &Edge) -> String {
-    let Edge { interfaces: [tail, head], state, round_trip_us, loss_ppm, bytes_per_second, .. } = edge;
+    let Edge { interfaces: [tail, head], state, round_trip_us, loss_ppm, repairs_ppm, bytes_per_second, .. } = edge;
     let mut lines = vec![(*state).to_owned()];
     lines.extend(round_trip_us.map(round_trip));
     let both = |name: &str, [forth, back]: [Option<String>; 2]| {
@@ -33,6 +33,7 @@ fn of_edge(edge: &Edge) -> String {
         (forth.is_some() || back.is_some()).then(|| format!("{name}: {} forth, {} back", side(forth), side(back)))
     };
     lines.extend(both("loss", loss_ppm.map(|loss| loss.map(percent))));
+    lines.extend(both("repairs", repairs_ppm.map(|repairs| repairs.map(percent))));
     let per_second = |bytes| format!("{}/s", size(bytes));
     lines.extend(both("traffic", bytes_per_second.map(|bytes| bytes.map(per_second))));
     let colour = match *state {
@@ -80,13 +81,14 @@ mod tests {
                 state: "up",
                 round_trip_us: Some(1_250),
                 loss_ppm: [None, Some(1_000)],
+                repairs_ppm: [Some(50_000), None],
                 bytes_per_second: [Some(2048), Some(0)],
             }],
         };
         let text = dot(&graph);
         assert!(text.contains("  n0 [label=\"default/a\\nohio\"]\n"), "{text}");
         assert!(text.contains("  n1 [label=\"192.0.2.1:6090\", style=dashed]\n"), "{text}");
-        let label = "up\\n1.25 ms\\nloss: ? forth, 0.1 % back\\ntraffic: 2.0 KiB/s forth, 0 B/s back";
+        let label = "up\\n1.25 ms\\nloss: ? forth, 0.1 % back\\nrepairs: 5 % forth, ? back\\ntraffic: 2.0 KiB/s forth, 0 B/s back";
         assert!(text.contains(&format!("n0 -- n1 [label=\"{label}\", taillabel=\"tun\", headlabel=\"\"")), "{text}");
     }
 

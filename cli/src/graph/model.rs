@@ -52,6 +52,8 @@ pub struct Edge {
     pub round_trip_us: Option<u64>,
     /// Loss forth and back of the last seconds, in parts per million.
     pub loss_ppm: [Option<u32>; 2],
+    /// Repairs' share of the bytes sent forth and back lately, in parts per million; absent where there are none.
+    pub repairs_ppm: [Option<u32>; 2],
     /// Inner bytes forth and back in a second.
     pub bytes_per_second: [Option<u64>; 2],
 }
@@ -117,6 +119,8 @@ impl Graph {
         // Who receives knows first.
         let forth = other.and_then(arrived).or_else(|| told_sent(end)).map(loss);
         let back = arrived(end).or_else(|| other.and_then(told_sent)).map(loss);
+        let repairs =
+            |end: &End<'_>| end.peer.recovery.as_ref().map(|recovery| recovery.overhead_ppm).filter(|share| *share > 0);
         let interface = |end: &End<'_>| end.tunnel.attachment.if_name.to_string();
         self.edges.push(Edge {
             ends: [end.node, second],
@@ -124,6 +128,7 @@ impl Graph {
             state: worst,
             round_trip_us: told.iter().flatten().find_map(average),
             loss_ppm: [forth, back],
+            repairs_ppm: [repairs(end), other.and_then(repairs)],
             bytes_per_second: [
                 end.rate
                     .map(|(_, sent)| sent)

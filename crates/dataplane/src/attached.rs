@@ -296,6 +296,7 @@ mod tests {
             shortcut: false,
             security: crate::Security::Plain,
             probing: crate::Probing::default(),
+            fec: crate::FecPolicy::default(),
             peers: vec![],
         };
         let core = Core::new(config, Instant::now(), [0; 32]).unwrap();

@@ -2,7 +2,7 @@
 //! (`UDP_SEGMENT`, udp(7)); what they consist of stays where it is until then.
 
 use crate::{
-    DropReason,
+    DropReason, Ecn,
     io::Trouble,
     merge::MOST_PACKETS,
     offload::Offload,
@@ -19,11 +19,19 @@ use std::{
     mem,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd},
+    slice,
 };
 
 const PIECES: usize = MOST_PACKETS * 2;
 /// What may wait for room in the socket's buffer, bytes.
 const PARKED_BYTES: usize = 256 * 1024;
+
+/// What the outer headers of datagrams say that leave together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outer {
+    pub(crate) to: SocketAddr,
+    pub(crate) ecn: Ecn,
+}
 
 /// Datagrams that may leave together.
 pub(crate) struct Batch<'p> {
@@ -34,7 +42,7 @@ pub(crate) struct Batch<'p> {
     /// How many pieces there are up to the end of each datagram.
     ends: [u8; MOST_PACKETS],
     count: usize,
-    to: Option<SocketAddr>,
+    outer: Option<Outer>,
     /// Length of each datagram but the last, which may be shorter.
     segment_bytes: usize,
     last_bytes: usize,
@@ -50,7 +58,7 @@ impl<'p> Batch<'p> {
             piece_count: 0,
             ends: [0; MOST_PACKETS],
             count: 0,
-            to: None,
+            outer: None,
             segment_bytes: 0,
             last_bytes: 0,
             total_bytes: 0,
@@ -63,17 +71,17 @@ impl<'p> Batch<'p> {
     }
 
     /// Whether a datagram may leave with those that are there.
-    pub(crate) fn takes(&self, to: SocketAddr, length: usize) -> bool {
+    pub(crate) fn takes(&self, outer: Outer, length: usize) -> bool {
         self.count == 0
             || (self.count < MOST_PACKETS
-                && self.to == Some(to)
+                && self.outer == Some(outer)
                 && self.last_bytes == self.segment_bytes
                 && length <= self.segment_bytes
                 && self.total_bytes.saturating_add(length) <= LONGEST_SEND_BYTES)
     }
 
     /// Appends a datagram that [`takes`](Self::takes) has allowed. False: there is no room for its head.
-    pub(crate) fn push(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]) -> bool {
+    pub(crate) fn push(&mut self, outer: Outer, head: &[u8], payload: &'p [u8]) -> bool {
         if !head.is_empty() {
             let heads = mem::take(&mut self.heads);
             let Some((place, rest)) = heads.split_at_mut_checked(head.len()) else { return false };
@@ -84,13 +92,13 @@ impl<'p> Batch<'p> {
         if !payload.is_empty() {
             self.piece(payload);
         }
-        self.count_in(to, head.len().saturating_add(payload.len()));
+        self.count_in(outer, head.len().saturating_add(payload.len()));
         true
     }
 
-    fn count_in(&mut self, to: SocketAddr, length: usize) {
+    fn count_in(&mut self, outer: Outer, length: usize) {
         if self.count == 0 {
-            (self.to, self.segment_bytes) = (Some(to), length);
+            (self.outer, self.segment_bytes) = (Some(outer), length);
         }
         if let Some(end) = self.ends.get_mut(self.count) {
             *end = self.piece_count as u8;
@@ -101,12 +109,7 @@ impl<'p> Batch<'p> {
     }
 
     /// The same for a datagram that is written in its place. False: there is no room for it, or it was not written.
-    pub(crate) fn push_written(
-        &mut self,
-        to: SocketAddr,
-        length: usize,
-        write: impl FnOnce(&mut [u8]) -> bool,
-    ) -> bool {
+    pub(crate) fn push_written(&mut self, outer: Outer, length: usize, write: impl FnOnce(&mut [u8]) -> bool) -> bool {
         let heads = mem::take(&mut self.heads);
         let Some((place, rest)) = heads.split_at_mut_checked(length) else { return false };
         self.heads = rest;
@@ -114,7 +117,7 @@ impl<'p> Batch<'p> {
             return false;
         }
         self.piece(place);
-        self.count_in(to, length);
+        self.count_in(outer, length);
         true
     }
 
@@ -139,13 +142,13 @@ impl<'p> Batch<'p> {
         }
         let pieces = self.pieces.get(..self.piece_count).unwrap_or_default();
         let ends = self.ends.get(..self.count).unwrap_or_default();
-        let (Some(to), Some(udp)) = (self.to, udp) else {
+        let (Some(outer), Some(udp)) = (self.outer, udp) else {
             trouble.note(DropReason::SendFailed, "send to the network", Errno::EBADF, self.count as u64);
             return self.clear();
         };
         let unsent = if parked.is_empty() {
             let datagrams = Pieces { pieces, ends };
-            send(udp, to, self.segment_bytes, &datagrams, offload, trouble)
+            send(udp, outer, self.segment_bytes, &datagrams, offload, trouble)
         } else {
             Some(0)
         };
@@ -153,7 +156,7 @@ impl<'p> Batch<'p> {
             let skipped = first.checked_sub(1).and_then(|last| ends.get(last)).map_or(0, |end| usize::from(*end));
             let rest = pieces.get(skipped..).unwrap_or_default();
             let lost = self.count.saturating_sub(first);
-            if !parked.push(to, self.segment_bytes, rest) {
+            if !parked.push(outer, self.segment_bytes, rest) {
                 trouble.note(DropReason::SendFailed, "send to the network", Errno::EAGAIN, lost as u64);
             }
         }
@@ -179,22 +182,33 @@ impl<'a, 'p> Pieces<'a, 'p> {
     }
 }
 
-/// Sends datagrams of one length to one endpoint, by one call if the kernel lets us. `Some(number)`: the socket's buffer was full
+/// Sends datagrams of one length and outer header, by one call if the kernel lets us. `Some(number)`: the socket's buffer was full
 /// when it came to that one.
 fn send(
     udp: BorrowedFd<'_>,
-    to: SocketAddr,
+    outer: Outer,
     segment_bytes: usize,
     datagrams: &Pieces<'_, '_>,
     offload: &mut Offload,
     trouble: &mut Trouble,
 ) -> Option<usize> {
-    let to = SockaddrStorage::from(to);
+    let to = SockaddrStorage::from(outer.to);
+    let class = outer.ecn as u8;
+    let wide_class = i32::from(class);
+    // As the socket's own DSCP is 0, the field is the whole of TOS and traffic class.
+    let mark = match (outer.ecn, outer.to) {
+        (Ecn::NotEct, _) => None,
+        (_, SocketAddr::V4(_)) => Some(ControlMessage::Ipv4Tos(&class)),
+        (_, SocketAddr::V6(_)) => Some(ControlMessage::Ipv6TClass(&wide_class)),
+    };
     let count = datagrams.ends.len();
     let mut refused = None;
     if count > 1 && offload.segmented_sends {
         let segment_bytes = segment_bytes as u16;
-        match send_once(udp, &to, datagrams.pieces, &[ControlMessage::UdpGsoSegments(&segment_bytes)]) {
+        let segments = ControlMessage::UdpGsoSegments(&segment_bytes);
+        let both = mark.map(|mark| [segments, mark]);
+        let control = both.as_ref().map_or(slice::from_ref(&segments), |both| both.as_slice());
+        match send_once(udp, &to, datagrams.pieces, control) {
             Ok(()) => return None,
             Err(Errno::EAGAIN) => return Some(0),
             // What may be about the segments, not about the datagrams: whether it is, these show one by one.
@@ -207,7 +221,7 @@ fn send(
     }
     let mut sent = 0_usize;
     for number in 0..count {
-        match send_once(udp, &to, datagrams.datagram(number), &[]) {
+        match send_once(udp, &to, datagrams.datagram(number), mark.as_slice()) {
             Ok(()) => sent = sent.saturating_add(1),
             Err(Errno::EAGAIN) => return Some(number),
             Err(Errno::EMSGSIZE) => trouble.note(DropReason::TooBig, "send to the network", Errno::EMSGSIZE, 1),
@@ -243,7 +257,7 @@ pub(crate) struct Parked {
 
 #[derive(Debug)]
 struct ParkedRun {
-    to: SocketAddr,
+    outer: Outer,
     segment_bytes: usize,
     bytes: Vec<u8>,
 }
@@ -252,14 +266,17 @@ carry!(Parked { runs, bytes });
 
 impl Carry for ParkedRun {
     fn encode(&self, to: &mut Writer) {
-        (self.to, self.segment_bytes).encode(to);
+        let Outer { to: address, ecn } = self.outer;
+        (address, self.segment_bytes).encode(to);
+        (ecn as u8).encode(to);
         self.bytes.encode(to);
     }
 
     fn decode(from: &mut Reader<'_>) -> Option<Self> {
         let (to, segment_bytes) = Carry::decode(from)?;
+        let outer = Outer { to, ecn: Ecn::of_class(Carry::decode(from)?) };
         let bytes = Carry::decode(from)?;
-        (segment_bytes > 0).then_some(Self { to, segment_bytes, bytes })
+        (segment_bytes > 0).then_some(Self { outer, segment_bytes, bytes })
     }
 }
 
@@ -269,21 +286,22 @@ impl Parked {
     }
 
     /// Keeps a copy. False: too much waits already.
-    fn push(&mut self, to: SocketAddr, segment_bytes: usize, pieces: &[IoSlice<'_>]) -> bool {
+    fn push(&mut self, outer: Outer, segment_bytes: usize, pieces: &[IoSlice<'_>]) -> bool {
         let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
         let total = self.bytes.saturating_add(bytes.len());
         if total > PARKED_BYTES {
             return false;
         }
         self.bytes = total;
-        self.runs.push_back(ParkedRun { to, segment_bytes: segment_bytes.max(1), bytes });
+        self.runs.push_back(ParkedRun { outer, segment_bytes: segment_bytes.max(1), bytes });
         true
     }
 
     /// Keeps one datagram.
     #[cfg(test)]
     pub(crate) fn keep(&mut self, to: SocketAddr, datagram: &[u8]) {
-        assert!(self.push(to, datagram.len(), &[IoSlice::new(datagram)]));
+        let outer = Outer { to, ecn: Ecn::NotEct };
+        assert!(self.push(outer, datagram.len(), &[IoSlice::new(datagram)]));
     }
 
     /// Sends as much as the socket has room for.
@@ -294,7 +312,7 @@ impl Parked {
             let pieces: Vec<IoSlice<'_>> = run.bytes.chunks(run.segment_bytes).map(IoSlice::new).collect();
             let ends: Vec<u8> = (1..=pieces.len()).map(|end| end as u8).collect();
             let datagrams = Pieces { pieces: &pieces, ends: &ends };
-            if let Some(first) = send(udp, run.to, run.segment_bytes, &datagrams, offload, trouble) {
+            if let Some(first) = send(udp, run.outer, run.segment_bytes, &datagrams, offload, trouble) {
                 run.bytes.drain(..first.saturating_mul(run.segment_bytes).min(run.bytes.len()));
                 self.bytes = self.bytes.saturating_add(run.bytes.len());
                 self.runs.push_front(run);

@@ -1,7 +1,7 @@
 //! The segment size that TCP announces is lowered to what passes the tunnel, so that connections work where "too big" never arrives.
 
 use crate::{
-    inner::{TCP, Transport, Upper, folded},
+    inner::{TCP, Transport, Upper, updated_checksum},
     segment::Checksum,
 };
 
@@ -51,7 +51,7 @@ fn lower(packet: &mut [u8], tcp: Transport, mtu_bytes: u16, checksum: Checksum) 
         let is_across = (place ^ tcp.start) & 1 == 1;
         let change = if is_across { (announced.swap_bytes(), limit.swap_bytes()) } else { (announced, limit) };
         let field = two_bytes(packet, tcp.start.checked_add(tcp.checksum_offset())?)?;
-        *field = updated(u16::from_be_bytes(*field), change).to_be_bytes();
+        *field = updated_checksum(u16::from_be_bytes(*field), change).to_be_bytes();
     }
     Some(())
 }
@@ -74,12 +74,6 @@ fn segment_size_place(options: &[u8]) -> Option<usize> {
         place = place.checked_add(length).filter(|end| !is_too_short && *end <= options.len())?;
     }
     found
-}
-
-/// A checksum once one word of what it covers has changed from the first to the second (RFC 1624 equation 3).
-fn updated(checksum: u16, (old, new): (u16, u16)) -> u16 {
-    let sum = [!checksum, !old, new].into_iter().map(u64::from).fold(0, u64::wrapping_add);
-    !folded(sum)
 }
 
 fn two_bytes(packet: &mut [u8], place: usize) -> Option<&mut [u8; 2]> {

@@ -128,6 +128,46 @@ impl Default for Probing {
     }
 }
 
+/// How lost packets are recovered, where the format has repairs and the peer understands them (RFC 8681's kind of code).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FecPolicy {
+    /// Whether, and how much.
+    pub mode: FecMode,
+    /// The most that repairs may add, of the bytes that they protect, in parts per million.
+    pub max_overhead_ppm: u32,
+    /// How many packets may stay lost, of those sent, in parts per billion.
+    pub target_ppb: u32,
+    /// How late a packet may be recovered and still be of use.
+    pub max_recovery_delay: Duration,
+}
+
+/// How much is sent to recover from losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FecMode {
+    /// Nothing, and the peer is told not to either.
+    Off,
+    /// What the losses ask for: nothing on a clean path.
+    Auto,
+    /// Always the same.
+    Fixed {
+        /// Repairs for so many packets, in parts per million.
+        redundancy_ppm: u32,
+        /// Over so many packets each.
+        window: u16,
+    },
+}
+
+impl Default for FecPolicy {
+    fn default() -> Self {
+        Self {
+            mode: FecMode::Auto,
+            max_overhead_ppm: 250_000,
+            target_ppb: 10_000,
+            max_recovery_delay: Duration::from_millis(50),
+        }
+    }
+}
+
 /// What a tunnel needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelConfig {
@@ -143,6 +183,8 @@ pub struct TunnelConfig {
     pub security: Security,
     /// How peers are asked for signs of life.
     pub probing: Probing,
+    /// How lost packets are recovered.
+    pub fec: FecPolicy,
     /// The peers at the start; more may come and go.
     pub peers: Vec<PeerConfig>,
 }

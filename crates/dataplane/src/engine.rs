@@ -1,7 +1,7 @@
 use crate::{
     Core, Error, Identity, Offload, Parcel, PeerConfig, PeerId, Result, TunnelConfig, TunnelStats,
     batch::Parked,
-    offload::merge_receives,
+    offload::{merge_receives, tell_marks},
     parcel::Carry,
     shortcut::Exchange,
     worker::{Arrival, Command, Worker},
@@ -224,6 +224,7 @@ impl Engine {
     /// No such tunnel, or one without its TUN; a socket that cannot be watched.
     pub fn replace_udp(&self, tunnel: TunnelId, udp: OwnedFd) -> Result<()> {
         set_non_blocking(&udp, "make the UDP socket non-blocking")?;
+        tell_marks(&udp);
         let merging = merge_receives(&udp);
         self.0.ask(tunnel, |reply| Command::ReplaceUdp { id: tunnel, udp, merging, reply })
     }

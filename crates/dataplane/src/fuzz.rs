@@ -1,6 +1,10 @@
 //! What the fuzz targets of `crates/dataplane/fuzz` need beside the public calls: the way from datagrams into the TUN, and a peer that
 //! means no good.
 
+mod recovery;
+
+pub use recovery::Recovery;
+
 use crate::{
     Checksum, Core,
     merge::{Mergeable, Merger},

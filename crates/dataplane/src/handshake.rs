@@ -49,8 +49,13 @@ pub const BODY_BYTES: usize = 48;
 pub const CAPABILITY_PARTIAL_CHECKSUM: u32 = 1;
 /// Capability: [probes](crate::probe) are answered.
 pub const CAPABILITY_PROBES: u32 = 4;
-/// What this implementation can do.
-pub const CAPABILITIES: u32 = CAPABILITY_PARTIAL_CHECKSUM | CAPABILITY_PROBES;
+/// Capability: REPAIR is understood and answered by REPORT. 2 is of sealed tunnels.
+pub const CAPABILITY_FEC: u32 = 8;
+/// Capability: what outer headers say of congestion is handed on to packets (RFC 6040).
+pub const CAPABILITY_ECN: u32 = 16;
+/// What this implementation can always do.
+pub const CAPABILITIES: u32 = CAPABILITY_PARTIAL_CHECKSUM | CAPABILITY_PROBES | CAPABILITY_ECN;
+
 /// What each end tells the other about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {

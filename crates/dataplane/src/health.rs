@@ -10,6 +10,7 @@ pub use report::{Delivery, Health, HealthState, RoundTrip};
 
 use crate::{
     Core, Probing, Sink,
+    handshake::CAPABILITY_FEC,
     parcel::{Carry, Reader, Writer, carry},
     peer::Peer,
     peers::Slot,
@@ -254,6 +255,10 @@ impl Peer {
     /// A handshake has succeeded.
     pub(crate) fn is_established(&mut self, probing: Probing, now: Instant) {
         let can_ask = self.answers_probes();
+        let (recovers, epoch) = (self.is_capable_of(CAPABILITY_FEC), self.remote_epoch());
+        if let Some(recovery) = &mut self.recovery {
+            recovery.begin(recovers, epoch);
+        }
         self.vitals.handshake_messages = 0;
         self.vitals.live.established(probing, can_ask, now);
         // One that cannot be asked has no timer that would conclude it.

@@ -8,6 +8,7 @@ pub(crate) use upper::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING, Upper
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const IPV6_HEADER_BYTES: usize = 40;
+pub(crate) const IPV4_CHECKSUM_OFFSET: usize = 10;
 
 /// The addresses of an IPv4 or IPv6 packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,6 +187,22 @@ pub(crate) fn make_partial(packet: &mut [u8]) -> bool {
     }
 }
 
+/// Replaces a TCP or UDP checksum, right or not, by the sum of the pseudo header. False, and nothing changed, when there is none.
+#[must_use]
+pub(crate) fn forget_checksum(packet: &mut [u8]) -> bool {
+    let Some(transport) = Transport::of(packet) else { return false };
+    let length = packet.len().saturating_sub(transport.start);
+    let is_absent = transport.protocol == UDP && transport.number_at(packet, transport.checksum_offset()) == Some(0);
+    if is_absent {
+        return false;
+    }
+    let sum = folded(pseudo_header(packet, transport.protocol).wrapping_add(length as u64));
+    let place = transport.start.saturating_add(transport.checksum_offset());
+    let Some(field) = packet.get_mut(place..).and_then(<[u8]>::first_chunk_mut::<2>) else { return false };
+    *field = sum.to_be_bytes();
+    true
+}
+
 /// Writes the checksum of an IPv4 header, whose length is that of `header`.
 pub(crate) fn write_ipv4_checksum(header: &mut [u8]) {
     if let Some(field) = header.get_mut(10..12) {
@@ -204,6 +221,12 @@ pub(crate) fn add(sum: u64, bytes: &[u8]) -> u64 {
     let mut last = [0; 4];
     last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
     sum.wrapping_add(u64::from(u32::from_be_bytes(last)))
+}
+
+/// A checksum once one word of what it covers has changed from the first to the second (RFC 1624 equation 3): a wrong one stays wrong.
+pub(crate) fn updated_checksum(checksum: u16, (old, new): (u16, u16)) -> u16 {
+    let sum = [!checksum, !old, new].into_iter().map(u64::from).fold(0, u64::wrapping_add);
+    !folded(sum)
 }
 
 /// A sum in 16 bits.

@@ -1,9 +1,9 @@
 //! The thin shell over the descriptors: what is read from them and how, what the kernel's refusals mean.
 
 use crate::{
-    Checksum, Core, DropReason, FromTun, ShortcutPacket, Sink,
-    batch::{Batch, Parked},
-    merge::Merger,
+    Checksum, Core, DropReason, Ecn, FromTun, ShortcutPacket, Sink,
+    batch::{Batch, Outer, Parked},
+    merge::{Flushed, Merger},
     offload::Offload,
     shortcut::Shortcuts,
     vnet::Vnet,
@@ -18,7 +18,7 @@ use nix::{
     unistd,
 };
 use std::{
-    io::IoSliceMut,
+    io::{IoSlice, IoSliceMut},
     mem,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd},
@@ -76,26 +76,44 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; LONGEST_PACKET_BYTES].into(), control: nix::cmsg_space!(i32) }
+        Self { buffer: vec![0; LONGEST_PACKET_BYTES].into(), control: nix::cmsg_space!(i32, i32) }
     }
 
-    /// Receives one datagram, or several of one length and sender: that length, and all of them. The sender's address is missing when
-    /// it is of no use.
+    /// Receives what the socket hands over.
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn receive(&mut self, udp: BorrowedFd<'_>) -> Result<(Option<SocketAddr>, usize, &mut [u8]), Errno> {
+    pub(crate) fn receive(&mut self, udp: BorrowedFd<'_>) -> Result<Received<'_>, Errno> {
         let mut slices = [IoSliceMut::new(&mut self.buffer)];
         let message =
             recvmsg::<SockaddrStorage>(udp.as_raw_fd(), &mut slices, Some(&mut self.control), MsgFlags::MSG_DONTWAIT)?;
         let length = message.bytes;
         let from = message.address.as_ref().and_then(socket_address);
-        let segment_bytes = message.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::UdpGroSegments(bytes) => usize::try_from(bytes).ok().filter(|bytes| *bytes > 0),
-            _ => None,
-        });
-        Ok((from, segment_bytes.unwrap_or(length), self.buffer.get_mut(..length).unwrap_or_default()))
+        let (mut segment_bytes, mut ecn) = (length, Ecn::NotEct);
+        for message in message.cmsgs()? {
+            match message {
+                ControlMessageOwned::UdpGroSegments(bytes) => {
+                    segment_bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(length);
+                }
+                ControlMessageOwned::Ipv4Tos(class) => ecn = Ecn::of_class(class),
+                ControlMessageOwned::Ipv6TClass(class) => ecn = Ecn::of_class(class as u8),
+                _ => {}
+            }
+        }
+        Ok(Received { from, ecn, segment_bytes, datagrams: self.buffer.get_mut(..length).unwrap_or_default() })
     }
+}
+
+/// One datagram, or several of one length, sender and mark, but for the last, which may be shorter.
+pub(crate) struct Received<'a> {
+    /// The sender's address, where it is of any use.
+    pub(crate) from: Option<SocketAddr>,
+    /// What their outer headers say. The kernel joins none that differ in it (inet_gro_receive, ipv6_gro_receive).
+    pub(crate) ecn: Ecn,
+    /// Their length.
+    pub(crate) segment_bytes: usize,
+    /// One behind the other.
+    pub(crate) datagrams: &'a mut [u8],
 }
 
 /// What went wrong while the core was at work, to be told to it afterwards.
@@ -158,6 +176,8 @@ pub(crate) struct Ways<'p> {
 pub(crate) struct Shell<'p> {
     ways: Ways<'p>,
     batch: Batch<'p>,
+    /// Of the next datagram.
+    ecn: Ecn,
     merger: Merger<'p>,
     trouble: Trouble,
 }
@@ -166,7 +186,7 @@ impl<'p> Shell<'p> {
     /// `heads` is room for the headers of the datagrams.
     pub(crate) fn new(ways: Ways<'p>, heads: &'p mut [u8]) -> Self {
         let merger = Merger::new(ways.offload.mergeable());
-        Self { ways, batch: Batch::new(heads), merger, trouble: Trouble::default() }
+        Self { ways, batch: Batch::new(heads), ecn: Ecn::NotEct, merger, trouble: Trouble::default() }
     }
 
     /// Nothing more should be taken until the socket has room again.
@@ -186,6 +206,11 @@ impl<'p> Shell<'p> {
         self.trouble
     }
 
+    /// What the next datagram's outer header says.
+    const fn outer(&mut self, to: SocketAddr) -> Outer {
+        Outer { to, ecn: mem::replace(&mut self.ecn, Ecn::NotEct) }
+    }
+
     fn send(&mut self) {
         let Ways { udp, offload, parked, .. } = &mut self.ways;
         self.batch.flush(*udp, offload, parked, &mut self.trouble);
@@ -196,14 +221,11 @@ impl<'p> Shell<'p> {
             return;
         }
         let tun = self.ways.tun;
-        let flushed = self.merger.flush(|pieces| {
-            loop {
-                match writev(tun, pieces) {
-                    Err(Errno::EINTR) => {}
-                    done => return done.map(drop),
-                }
-            }
-        });
+        let flushed = self.merger.flush(|pieces| write_once(tun, pieces));
+        self.note_written(&flushed);
+    }
+
+    fn note_written(&mut self, flushed: &Flushed<Errno>) {
         if let Some(errno) = flushed.refused {
             if is_gone(errno) {
                 self.trouble.tun_gone = Some(errno);
@@ -217,23 +239,28 @@ impl<'p> Shell<'p> {
 
 impl<'p> Sink<'p> for Shell<'p> {
     fn network(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]) {
-        if !self.batch.takes(to, head.len().saturating_add(payload.len())) {
+        let outer = self.outer(to);
+        if !self.batch.takes(outer, head.len().saturating_add(payload.len())) {
             self.send();
         }
-        if !self.batch.push(to, head, payload) {
+        if !self.batch.push(outer, head, payload) {
             self.trouble.note(DropReason::SendFailed, "find room for headers", Errno::ENOBUFS, 1);
         }
     }
 
     fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool) {
-        if !self.batch.takes(to, length) {
+        let outer = self.outer(to);
+        if !self.batch.takes(outer, length) {
             self.send();
         }
-        if !self.batch.push_written(to, length, write) {
+        if !self.batch.push_written(outer, length, write) {
             self.trouble.note(DropReason::SendFailed, "find room for a sealed packet", Errno::ENOBUFS, 1);
         }
     }
 
+    fn ecn(&mut self, ecn: Ecn) {
+        self.ecn = ecn;
+    }
     fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
         if let Err(packet) = self.merger.push(packet, checksum) {
             self.write();
@@ -242,9 +269,28 @@ impl<'p> Sink<'p> for Shell<'p> {
         }
     }
 
+    fn tun_now(&mut self, packet: &mut [u8], checksum: Checksum) {
+        self.write();
+        let tun = self.ways.tun;
+        let mut merger = Merger::new(self.ways.offload.mergeable());
+        // Nothing is there, so it is taken.
+        let _ = merger.push(packet, checksum);
+        let flushed = merger.flush(|pieces| write_once(tun, pieces));
+        self.note_written(&flushed);
+    }
+
     fn shortcut(&mut self, packet: &mut [u8], about: &ShortcutPacket) -> bool {
         let Some(shortcuts) = &mut self.ways.shortcuts else { return false };
         shortcuts.pass(packet, about, &mut self.trouble)
+    }
+}
+
+fn write_once(tun: BorrowedFd<'_>, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
+    loop {
+        match writev(tun, pieces) {
+            Err(Errno::EINTR) => {}
+            done => return done.map(drop),
+        }
     }
 }
 

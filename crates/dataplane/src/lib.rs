@@ -13,8 +13,10 @@ mod budget;
 mod clamp;
 mod config;
 mod cookie;
+mod ecn;
 mod engine;
 mod error;
+mod fec;
 mod fragment;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
@@ -47,7 +49,8 @@ pub mod wire;
 mod worker;
 
 pub use {
-    config::{Identity, PeerConfig, PeerKeys, Probing, PublicKey, Secret, Security, TunnelConfig},
+    config::{FecMode, FecPolicy, Identity, PeerConfig, PeerKeys, Probing, PublicKey, Secret, Security, TunnelConfig},
+    ecn::Ecn,
     engine::{Engine, OnBreak, OnResize, TunnelId},
     error::Error,
     health::{Delivery, Health, HealthState, RoundTrip},
@@ -55,7 +58,7 @@ pub use {
     outbound::{FromTun, ShortcutPacket},
     parcel::Parcel,
     segment::Checksum,
-    stats::{DropReason, PeerStats, TunnelStats},
+    stats::{DropReason, PeerStats, RecoveryStats, TunnelStats},
     tunnel::{Core, PeerId, Sink},
     vnet::{Gso, GsoKind, Vnet},
 };

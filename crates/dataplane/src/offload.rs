@@ -60,6 +60,7 @@ impl Offload {
             }
         }
         (offload.merged_tcp, offload.merged_udp) = (offload.tun_tcp, offload.tun_udp);
+        tell_marks(udp);
         offload.renew_socket(merge_receives(udp));
         offload
     }
@@ -111,6 +112,16 @@ impl Offload {
 /// Asks the socket to hand over datagrams of one length and sender as one.
 pub(crate) fn merge_receives(udp: &impl AsFd) -> nix::Result<()> {
     setsockopt(&udp.as_fd(), sockopt::UdpGroSegment, &true)
+}
+
+/// Asks the socket to tell what outer headers say of congestion. Without it marks of the path stop at the tunnel, and nothing else changes.
+pub(crate) fn tell_marks(udp: &impl AsFd) {
+    // Each is refused by sockets of the other family.
+    let told = setsockopt(&udp.as_fd(), sockopt::Ipv6RecvTClass, &true)
+        .or_else(|_| setsockopt(&udp.as_fd(), sockopt::IpRecvTos, &true));
+    if let Err(errno) = told {
+        tracing::warn!(%errno, "the UDP socket does not tell marks of congestion (ECN): they do not pass the tunnel");
+    }
 }
 
 fn set_tun(tun: &impl AsFd, flags: i32) -> Result<(), Errno> {

@@ -117,6 +117,7 @@ impl Core {
         } else if several.is_none() {
             self.paths.clamp(room, packet, checksum);
         }
+        let (packets, bytes) = several.map_or((1, packet.len()), |several| (several.count(), several.total_bytes()));
         if let Some(state) = &mut peer.sealed {
             let timer = state.said(true, now);
             let packet = datagram.get(HEADER_BYTES..).unwrap_or_default();
@@ -124,7 +125,7 @@ impl Core {
                 Some(several) => sealed::send_packets(peer, several, packet, self.way, now, out),
                 None => sealed::send_one(peer, packet, checksum, self.way, now, out),
             };
-            if timer | is_searched | peer.vitals.live.said(now) {
+            if timer | is_searched | peer.vitals.live.said(now) | peer.recovers(packets, bytes, now) {
                 self.wake_by_timers(slot);
             }
             return Ok(());
@@ -136,7 +137,7 @@ impl Core {
             }
             None => send_data(peer, datagram, checksum, self.way.start, now, out),
         }
-        if is_searched | peer.vitals.live.said(now) {
+        if is_searched | peer.vitals.live.said(now) | peer.recovers(packets, bytes, now) {
             self.wake_by_timers(slot);
         }
         Ok(())

@@ -16,7 +16,7 @@ use std::{
 use zeroize::Zeroizing;
 
 /// The form of a [`Parcel`]'s state. Whatever changes the order or the kinds of its fields changes this.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// A tunnel that nobody carries, as [`Engine::release`](crate::Engine::release) gives it.
 pub struct Parcel {

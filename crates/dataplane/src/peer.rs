@@ -1,5 +1,6 @@
 use crate::{
     PeerConfig, PeerStats,
+    fec::Recovery,
     handshake::CAPABILITY_PROBES,
     health::{Health, Vitals},
     parcel::{Carry, Reader, Writer, carry},
@@ -46,6 +47,8 @@ pub(crate) struct Peer {
     pub(crate) tx: Traffic,
     pub(crate) vitals: Box<Vitals>,
     pub(crate) path: Path,
+    /// Where the tunnel's format has repairs.
+    pub(crate) recovery: Option<Box<Recovery>>,
 }
 
 /// What a peer told us of itself.
@@ -173,6 +176,7 @@ impl Peer {
             tx: Traffic::default(),
             vitals: Box::new(Vitals::new()),
             path: Path::new(),
+            recovery: None,
         }
     }
 
@@ -197,6 +201,7 @@ impl Peer {
             tx,
             vitals,
             path: Path { search: _, room_bytes },
+            recovery,
         } = self;
         endpoint.encode(to);
         (*index, *session).encode(to);
@@ -207,6 +212,10 @@ impl Peer {
         (*handshakes, (*rx, *tx)).encode(to);
         vitals.encode(to);
         room_bytes.encode(to);
+        recovery.is_some().encode(to);
+        if let Some(recovery) = recovery {
+            recovery.save(to);
+        }
         sealed.is_some().encode(to);
         if let Some(state) = sealed {
             state.save(to);
@@ -224,6 +233,10 @@ impl Peer {
         (self.handshakes, (self.rx, self.tx)) = Carry::decode(from)?;
         self.vitals = Carry::decode(from)?;
         self.path.room_bytes = Carry::decode(from)?;
+        match (bool::decode(from)?, &mut self.recovery) {
+            (true, Some(recovery)) => recovery.restore(from)?,
+            (had, recovery) => (had == recovery.is_some()).then_some(())?,
+        }
         match (bool::decode(from)?, &mut self.sealed) {
             (true, Some(state)) => state.restore(from, self.endpoint.is_some(), now),
             (is_sealed, state) => (is_sealed == state.is_some()).then_some(()),
@@ -245,11 +258,16 @@ impl Peer {
 
     /// Whether it answers probes, as far as it has said.
     pub(crate) fn answers_probes(&self) -> bool {
+        self.is_capable_of(CAPABILITY_PROBES)
+    }
+
+    /// Whether both ends have said so.
+    pub(crate) fn is_capable_of(&self, capability: u32) -> bool {
         let capabilities = match &self.sealed {
             Some(state) => state.current.as_ref().map(|keys| keys.capabilities),
             None => self.session.map(|session| session.capabilities),
         };
-        capabilities.is_some_and(|capabilities| capabilities & CAPABILITY_PROBES != 0)
+        capabilities.is_some_and(|capabilities| capabilities & capability != 0)
     }
 
     /// The number of the next packet.
@@ -288,6 +306,7 @@ impl Peer {
             .chain(sealed)
             .chain(self.vitals.live.next_at())
             .chain(self.path.next_wake())
+            .chain(self.recovery.as_ref().and_then(|recovery| recovery.next_wake()))
             .min()
     }
 
@@ -313,6 +332,7 @@ impl Peer {
             last_tx_age: age(self.last_tx),
             shortcut: false,
             health,
+            recovery: self.recovery.as_ref().and_then(|recovery| recovery.stats()),
         }
     }
 }

@@ -50,19 +50,31 @@ pub(crate) fn send_probe<'p>(
     now: Instant,
     out: &mut impl Sink<'p>,
 ) -> bool {
-    let body = probe.encode();
+    send_body(peer, Type::Probe, &probe.encode(), length, way, now, out)
+}
+
+/// Sends what one end tells the other in the peer's session, padded to a payload of this length. False: there is no session.
+pub(crate) fn send_body<'p>(
+    peer: &mut Peer,
+    kind: Type,
+    body: &[u8],
+    length: usize,
+    way: Way,
+    now: Instant,
+    out: &mut impl Sink<'p>,
+) -> bool {
     if peer.sealed.is_some() {
-        return sealed::send_probe(peer, &body, length, way, now, out);
+        return sealed::send_body(peer, kind, body, length, way, now, out);
     }
     let (Some(to), Some(session)) = (peer.endpoint, peer.usable_session()) else { return false };
-    let header = Header { counter: peer.next_counter(), ..Header::new(Type::Probe, session.index) };
+    let header = Header { counter: peer.next_counter(), ..Header::new(kind, session.index) };
     peer.last_tx = Some(now);
-    send_padded(to, &header, &body, length, out);
+    send_padded(to, &header, body, length, out);
     true
 }
 
-fn send_padded<'p>(to: SocketAddr, header: &Header, body: &[u8; BODY_BYTES], length: usize, out: &mut impl Sink<'p>) {
-    let mut datagram = vec![0; HEADER_BYTES.saturating_add(length.max(BODY_BYTES))];
+fn send_padded<'p>(to: SocketAddr, header: &Header, body: &[u8], length: usize, out: &mut impl Sink<'p>) {
+    let mut datagram = vec![0; HEADER_BYTES.saturating_add(length.max(body.len()))];
     let head = header.encode();
     for (place, byte) in datagram.iter_mut().zip(head.iter().chain(body)) {
         *place = *byte;

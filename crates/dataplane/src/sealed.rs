@@ -18,13 +18,12 @@ mod state;
 pub(crate) use noise::public_key;
 #[cfg(feature = "fuzzing")]
 pub(crate) use send::seal_anything;
-pub(crate) use send::{send_keepalive, send_one, send_packets, send_probe};
+pub(crate) use send::{send_body, send_keepalive, send_one, send_packets, send_repair};
 pub(crate) use state::Sealed;
 
 use crate::{
     Error, Identity, PublicKey, Result, Secret, Security,
     budget::Budget,
-    handshake::CAPABILITIES,
     sealed::{format::Format, mac::MacKeys},
     wire::VERSION,
 };
@@ -50,7 +49,8 @@ pub(crate) struct Realm {
     pub(crate) format: Format,
     /// The keys that may be addressed; new sessions use the first.
     pub(crate) identities: Vec<Own>,
-    pub(crate) has_aes: bool,
+    /// What this end can do.
+    pub(crate) capabilities: u32,
     /// Handshakes that may be worked out, without and with a proof of the address. With one, each address has a part of its own, so that
     /// none can take what others need.
     pub(crate) unproven: Budget,
@@ -77,7 +77,7 @@ impl Own {
 
 impl Realm {
     /// `None` for a plain tunnel.
-    pub(crate) fn new(security: Security, now: Instant) -> Result<Option<Self>> {
+    pub(crate) fn new(security: Security, capabilities: u32, now: Instant) -> Result<Option<Self>> {
         let (format, identity) = match security {
             Security::Plain => return Ok(None),
             Security::Noise(identity) => (Format::Adit, identity),
@@ -86,7 +86,7 @@ impl Realm {
         Ok(Some(Self {
             format,
             identities: Own::all(identity)?,
-            has_aes: has_aes(),
+            capabilities: capabilities | if has_aes() { CAPABILITY_AES } else { 0 },
             unproven: Budget::new(UNPROVEN_BURST, UNPROVEN_INTERVAL, now),
             proven: (0..PROVEN_GROUPS).map(|_| Budget::new(PROVEN_BURST, PROVEN_INTERVAL, now)).collect(),
         }))
@@ -105,10 +105,6 @@ impl Realm {
 
     pub(crate) fn is_own(&self, public: &PublicKey) -> bool {
         self.identities.iter().any(|own| own.public == *public)
-    }
-
-    pub(crate) const fn capabilities(&self) -> u32 {
-        CAPABILITIES | if self.has_aes { CAPABILITY_AES } else { 0 }
     }
 }
 

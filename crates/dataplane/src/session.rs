@@ -1,13 +1,13 @@
 //! Sessions: how they begin, how they are renewed, how packets leave in them.
 
 use crate::{
-    Core, DropReason, Result, Sink,
-    handshake::{CAPABILITIES, Cookie, Message, Offer},
+    Core, DropReason, Ecn, Result, Sink, fec,
+    handshake::{Cookie, Message, Offer},
     peer::{Hello, Peer, Session},
     random::Random,
     sealed::{self, format::Format, mac::is_same},
     segment::{Checksum, LONGEST_HEADERS_BYTES, Several, put},
-    wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type, VERSION},
+    wire::{FLAG_PARTIAL_CHECKSUM, FLAG_PROTECTED, HEADER_BYTES, Header, Type, VERSION},
 };
 use std::{
     net::SocketAddr,
@@ -24,6 +24,8 @@ pub(crate) const TIMESTAMP_SHIFT: u32 = 6;
 pub(crate) struct Way {
     pub(crate) format: Format,
     pub(crate) mtu_bytes: u16,
+    /// What this end can do.
+    pub(crate) capabilities: u32,
     pub(crate) start: Instant,
 }
 
@@ -110,7 +112,7 @@ impl Core {
             max_version: VERSION,
             index: peer.index,
             epoch: self.epoch,
-            capabilities: CAPABILITIES & offer.capabilities,
+            capabilities: self.way.capabilities & offer.capabilities,
             mtu_bytes: self.way.mtu_bytes,
             nonce: offer.nonce,
         });
@@ -120,7 +122,7 @@ impl Core {
                 index: offer.index,
                 epoch: offer.epoch,
                 mtu_bytes: offer.mtu_bytes,
-                capabilities: CAPABILITIES & offer.capabilities,
+                capabilities: self.way.capabilities & offer.capabilities,
                 nonce: offer.nonce,
                 confirmed: false,
                 suspect: false,
@@ -184,7 +186,7 @@ impl Core {
             index: offer.index,
             epoch: offer.epoch,
             mtu_bytes: offer.mtu_bytes,
-            capabilities: CAPABILITIES & offer.capabilities,
+            capabilities: self.way.capabilities & offer.capabilities,
             nonce: same_epoch.map_or(0, |session| session.nonce),
             confirmed: true,
             suspect: false,
@@ -230,7 +232,7 @@ pub(crate) fn send_hello<'p>(peer: &mut Peer, way: Way, epoch: u64, now: Instant
         max_version: VERSION,
         index: peer.index,
         epoch,
-        capabilities: CAPABILITIES,
+        capabilities: way.capabilities,
         mtu_bytes: way.mtu_bytes,
         nonce: hello.nonce,
     };
@@ -250,7 +252,12 @@ pub(crate) fn send_data<'p>(
     let (Some(to), Some(header)) = (peer.endpoint, data_header(peer, checksum, start, now)) else { return };
     peer.tx.count(datagram.len().saturating_sub(HEADER_BYTES));
     put(datagram, 0, &header.encode());
+    let datagram = &*datagram;
+    let packet = datagram.get(HEADER_BYTES..).unwrap_or_default();
+    let ecn = outer_ecn(peer, packet);
+    out.ecn(ecn);
     out.network(to, &[], datagram);
+    protect(peer, &header, ecn, (packet, &[]), out);
 }
 
 /// Sends the packets that `packet` stands for.
@@ -266,14 +273,39 @@ pub(crate) fn send_several<'p>(
     let mut head = [0; HEADER_BYTES + LONGEST_HEADERS_BYTES];
     let head_bytes = HEADER_BYTES.saturating_add(several.header_bytes());
     let Some(head) = head.get_mut(..head_bytes) else { return };
+    let ecn = outer_ecn(peer, packet);
     for segment in several.segments() {
         put(head, 0, &header.encode());
         several.write_head(packet, &segment, head.get_mut(HEADER_BYTES..).unwrap_or_default());
         peer.tx.count(several.header_bytes().saturating_add(segment.payload.len()));
-        out.network(to, head, packet.get(segment.payload.clone()).unwrap_or_default());
+        let payload = packet.get(segment.payload.clone()).unwrap_or_default();
+        out.ecn(ecn);
+        out.network(to, head, payload);
+        protect(peer, &header, ecn, (head.get(HEADER_BYTES..).unwrap_or_default(), payload), out);
         if !segment.is_last {
             (header.counter, header.sequence) = (peer.next_counter(), peer.next_sequence());
         }
+    }
+}
+
+/// What the outer header of a packet says.
+fn outer_ecn(peer: &Peer, packet: &[u8]) -> Ecn {
+    Ecn::of_outer(packet, peer.session.map_or(0, |session| session.capabilities))
+}
+
+/// What a protected packet takes with it.
+fn protect<'p>(peer: &mut Peer, header: &Header, ecn: Ecn, (head, payload): (&[u8], &[u8]), out: &mut impl Sink<'p>) {
+    if header.flags & FLAG_PROTECTED == 0 {
+        return;
+    }
+    let room_bytes = peer.path.room_bytes;
+    let due = peer.recovery.as_deref_mut().and_then(|recovery| {
+        recovery.keep(header.sequence, head, payload);
+        recovery.due(room_bytes)
+    });
+    if let Some(due) = due {
+        out.ecn(ecn);
+        fec::send_repair_plain(peer, due, out);
     }
 }
 
@@ -282,8 +314,10 @@ fn data_header(peer: &mut Peer, checksum: Checksum, start: Instant, now: Instant
     let session = peer.session?;
     let clock = now.saturating_duration_since(start).as_micros() >> TIMESTAMP_SHIFT;
     peer.last_tx = Some(now);
+    let is_protected = peer.recovery.as_deref_mut().is_some_and(|recovery| recovery.protecting().is_some());
+    let protected = if is_protected { FLAG_PROTECTED } else { 0 };
     Some(Header {
-        flags: if checksum == Checksum::Partial { FLAG_PARTIAL_CHECKSUM } else { 0 },
+        flags: protected | if checksum == Checksum::Partial { FLAG_PARTIAL_CHECKSUM } else { 0 },
         timestamp: clock as u16,
         counter: peer.next_counter(),
         sequence: peer.next_sequence(),
@@ -313,7 +347,10 @@ pub(crate) fn send_copies<'p>(
 fn send_copy<'p>(peer: &mut Peer, packet: &[u8], start: Instant, now: Instant, out: &mut impl Sink<'p>) {
     let (Some(to), Some(header)) = (peer.endpoint, data_header(peer, Checksum::Complete, start, now)) else { return };
     peer.tx.count(packet.len());
+    let ecn = outer_ecn(peer, packet);
+    out.ecn(ecn);
     out.network(to, &[&header.encode(), packet].concat(), &[]);
+    protect(peer, &header, ecn, (packet, &[]), out);
 }
 
 /// The keepalive timer has fired: says something if nothing was said since it was set.

@@ -60,6 +60,39 @@ pub struct PeerStats {
     pub shortcut: bool,
     /// Whether it answers, how fast, and what gets lost.
     pub health: Health,
+    /// What loss recovery does with it, where both ends understand repairs.
+    pub recovery: Option<RecoveryStats>,
+}
+
+/// What loss recovery does with a peer, both ways. Counts are of inner packets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryStats {
+    /// Packets from it that did not come by themselves, for no reason that is known.
+    pub lost: u64,
+    /// Those that a full queue dropped, as far as delay and ECN marks tell.
+    pub lost_to_congestion: u64,
+    /// Of the lost ones, those that came out of repairs.
+    pub recovered: u64,
+    /// Of the lost ones, those that nothing brings back any more.
+    pub unrecoverable: u64,
+    /// Runs of lost packets, by length: 1, 2, 3 to 4, 5 to 8, 9 to 16, 17 and more.
+    pub bursts: [u64; 6],
+    /// From when half of the recovered packets were missed until they were there, at most; as exact as powers of two of a millisecond.
+    pub delay_median: Option<Duration>,
+    /// The same for 99 of 100.
+    pub delay_p99: Option<Duration>,
+    /// The share of the packets to it that is lost on the way, as its reports say, in parts per million.
+    pub sent_loss_ppm: u32,
+    /// Repairs for each packet to it, in parts per million.
+    pub redundancy_ppm: u32,
+    /// How many packets each repair covers.
+    pub window: u16,
+    /// Repairs sent to it.
+    pub repairs_sent: u64,
+    /// Their bytes.
+    pub repair_bytes: u64,
+    /// Repairs' share of the bytes sent to it lately, in parts per million.
+    pub overhead_ppm: u32,
 }
 
 macro_rules! drop_reasons {
@@ -135,6 +168,12 @@ drop_reasons! {
     BadHandshake = "bad_handshake",
     /// Sealed by a key of which the time is over.
     TooOldKey = "too_old_key",
+    /// Came after it was recovered from repairs.
+    Recovered = "recovered",
+    /// A repair that covers nothing, or is shorter than what it covers.
+    BadRepair = "bad_repair",
+    /// Marked by the path, although the mark would tell nobody: its flow does not understand it (RFC 6040 section 4.2).
+    CongestionMarked = "congestion_marked",
     /// An UNKNOWN that was due, or a handshake to be worked out, but above the rate.
     RateLimited = "rate_limited",
 }

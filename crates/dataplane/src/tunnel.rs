@@ -1,8 +1,11 @@
 use crate::{
-    Checksum, DropReason, Error, Identity, PeerConfig, Probing, Result, ShortcutPacket, TunnelConfig, TunnelStats,
+    Checksum, DropReason, Ecn, Error, FecMode, FecPolicy, Identity, PeerConfig, Probing, Result, ShortcutPacket,
+    TunnelConfig, TunnelStats,
     allowed::AllowedIps,
     budget::Budget,
     cookie::CookieMaker,
+    fec::Recovery,
+    handshake::{CAPABILITIES, CAPABILITY_FEC},
     inner,
     parcel::{Carry, Reader, Writer},
     path::Paths,
@@ -42,7 +45,15 @@ pub trait Sink<'p> {
     /// goes nowhere.
     fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool);
     /// One IP packet for the TUN, behind [`HEADER_BYTES`] bytes that nobody needs any more.
-    fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum);
+    fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
+        self.tun_now(packet, checksum);
+    }
+    /// The same for a packet that is gone when this returns.
+    fn tun_now(&mut self, packet: &mut [u8], checksum: Checksum);
+    /// What the outer header of the next datagram says of congestion. That of any other datagram says [`Ecn::NotEct`].
+    fn ecn(&mut self, ecn: Ecn) {
+        let _ = ecn;
+    }
     /// A packet from the TUN, behind [`HEADER_BYTES`] bytes of room, for a peer whose TUN may be within reach. False: it has to take
     /// the network.
     fn shortcut(&mut self, packet: &mut [u8], about: &ShortcutPacket) -> bool {
@@ -66,6 +77,8 @@ pub struct Core {
     changes: u64,
     pub(crate) unknown_budget: Budget,
     pub(crate) probing: Probing,
+    /// Of a format that has repairs.
+    fec: Option<FecPolicy>,
     pub(crate) paths: Paths,
     /// When and why the socket refused to send last.
     refusal: Option<(Instant, &'static str)>,
@@ -82,10 +95,12 @@ impl Core {
     pub fn new(config: TunnelConfig, now: Instant, seed: [u8; 32]) -> Result<Self> {
         let (random_key, cookie_key) = halves(seed);
         let paths = Paths::new(&config, now);
-        let realm = Realm::new(config.security, now)?;
+        let recovers = config.fec.mode != FecMode::Off;
+        let capabilities = CAPABILITIES | if recovers { CAPABILITY_FEC } else { 0 };
+        let realm = Realm::new(config.security, capabilities, now)?;
         let format = realm.as_ref().map_or(Format::Adit, |realm| realm.format);
         let mut core = Self {
-            way: Way { format, mtu_bytes: config.mtu_bytes, start: now },
+            way: Way { format, mtu_bytes: config.mtu_bytes, capabilities, start: now },
             epoch: config.epoch,
             peers: Peers::new(config.local, realm.is_some()),
             realm,
@@ -96,6 +111,7 @@ impl Core {
             changes: 0,
             unknown_budget: Budget::new(UNKNOWN_BURST, UNKNOWN_INTERVAL, now),
             probing: config.probing,
+            fec: Some(config.fec).filter(|_| recovers && format == Format::Adit),
             paths,
             refusal: None,
             wake: None,
@@ -112,7 +128,7 @@ impl Core {
     /// The state of a tunnel that stops here and goes on elsewhere.
     pub(crate) fn save(&self, to: &mut Writer) {
         let Self {
-            way: Way { format, mtu_bytes: _, start },
+            way: Way { format, mtu_bytes: _, capabilities: _, start },
             epoch,
             realm,
             peers,
@@ -123,6 +139,7 @@ impl Core {
             changes: _,
             unknown_budget: _,
             probing: _,
+            fec: _,
             paths: _,
             refusal: _,
             wake: _,
@@ -160,7 +177,19 @@ impl Core {
 
     /// One datagram from the network; it may be changed in place.
     pub fn inbound<'p>(&mut self, from: SocketAddr, datagram: &'p mut [u8], now: Instant, out: &mut impl Sink<'p>) {
-        if let Err(reason) = self.receive(from, datagram, now, out) {
+        self.inbound_marked(from, Ecn::NotEct, datagram, now, out);
+    }
+
+    /// The same for a datagram whose outer header says this of congestion.
+    pub fn inbound_marked<'p>(
+        &mut self,
+        from: SocketAddr,
+        ecn: Ecn,
+        datagram: &'p mut [u8],
+        now: Instant,
+        out: &mut impl Sink<'p>,
+    ) {
+        if let Err(reason) = self.receive(from, ecn, datagram, now, out) {
             self.drops.count(reason);
         }
     }
@@ -184,6 +213,7 @@ impl Core {
             self.tick_sealed(slot, now, out);
             self.tick_health(slot, now, out);
             self.tick_path(slot, now, out);
+            self.tick_recovery(slot, now, out);
         }
         self.rearm();
     }
@@ -200,6 +230,9 @@ impl Core {
     pub fn add_peer(&mut self, peer: PeerConfig, now: Instant) -> Result<()> {
         self.refuse_own_key(&peer)?;
         let slot = self.peers.add(peer, || self.random.next_u32())?;
+        if let (Some(fec), Some(peer)) = (self.fec, self.peers.get_mut(slot)) {
+            peer.recovery = Some(Box::new(Recovery::new(fec, self.way.mtu_bytes)));
+        }
         self.begin(slot, now);
         self.sessions_changed();
         Ok(())
@@ -354,6 +387,7 @@ impl Core {
     fn receive<'p>(
         &mut self,
         from: SocketAddr,
+        ecn: Ecn,
         datagram: &'p mut [u8],
         now: Instant,
         out: &mut impl Sink<'p>,
@@ -362,7 +396,7 @@ impl Core {
             return Err(DropReason::ZeroChecksum);
         }
         if self.realm.is_some() {
-            return self.receive_sealed(from, datagram, now, out);
+            return self.receive_sealed(from, ecn, datagram, now, out);
         }
         let (header, payload) = datagram.split_first_chunk_mut::<HEADER_BYTES>().ok_or(DropReason::Runt)?;
         let header = Header::decode(header)?;
@@ -383,18 +417,23 @@ impl Core {
                     self.wake_by_timers(slot);
                 }
                 let peer = self.peers.get_mut(slot).ok_or(DropReason::UnknownIndex)?;
-                if !matches!(kind, Type::Data | Type::Probe) {
-                    return Err(DropReason::UnknownType);
-                }
-                if kind == Type::Probe {
+                if kind != Type::Data {
                     peer.last_rx = Some(now);
                     if let Some(session) = &mut peer.session {
                         session.confirmed = true;
                     }
                     let length = HEADER_BYTES.saturating_add(payload.len());
-                    return self.receive_probe(slot, payload, length, now, out);
+                    return match kind {
+                        Type::Repair => {
+                            self.take_mark_of_repair(slot, ecn, now);
+                            self.receive_repair(slot, &header, payload, now, out)
+                        }
+                        Type::Report => self.receive_report(slot, payload, now, out),
+                        _ => self.receive_probe(slot, payload, length, now, out),
+                    };
                 }
                 if !payload.is_empty() {
+                    self.note_data(slot, &header, payload, now)?;
                     let addresses = inner::addresses(payload).ok_or(DropReason::MalformedInner)?;
                     if self.peers.behind(addresses.source) != Some(slot) {
                         return Err(DropReason::SourceNotAllowed);
@@ -413,12 +452,19 @@ impl Core {
                 if let Some(session) = &mut peer.session {
                     session.confirmed = true;
                 }
-                if !payload.is_empty() {
+                if payload.is_empty() {
+                    return Ok(());
+                }
+                let marked = self.take_mark(slot, ecn, payload, now);
+                if marked.is_ok()
+                    && let Some(peer) = self.peers.get_mut(slot)
+                {
                     peer.rx.count(payload.len());
                     self.paths.clamp(peer.path.room_bytes, payload, checksum);
                     out.tun(datagram, checksum);
                 }
-                Ok(())
+                self.deliver_recovered(slot, now, out);
+                marked
             }
         }
     }

@@ -4,7 +4,7 @@
 //!        0                   1                   2                   3
 //!        0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
 //!       +-------+-------+-+-----+-+---+-+-------------------------------+
-//!     0 | type  |version|K| path|C|ECN|0|           timestamp           |
+//!     0 | type  |version|K| path|C|ECN|P|           timestamp           |
 //!       +-------+-------+-+-----+-+---+-+-------------------------------+
 //!     4 |                   receiver's session index                    |
 //!       +---------------------------------------------------------------+
@@ -23,7 +23,7 @@
 //! | path | number of the path, for a tunnel over several |
 //! | C | DATA: the inner TCP or UDP checksum covers the pseudo header only and is to be completed |
 //! | ECN | the outer ECN bits last received, echoed |
-//! | 0 | reserved |
+//! | P | DATA: the sender keeps this packet, and repairs may cover it: whoever receives it keeps it, too |
 //! | timestamp | DATA: the sender's clock in units of 64 µs, modulo 2^16; REPAIR: length of its window; else 0 |
 //! | index | the index that the receiver chose for the session; 0 in a HELLO; UNKNOWN: the index that is not known |
 //! | counter | low 32 bits of the 64-bit count of DATA, REPAIR, REPORT and PROBE of this direction and epoch; else 0 |
@@ -32,7 +32,8 @@
 //! The payload of DATA is one whole IP packet, whose own length fields give its length, or nothing: a
 //! DATA of 16 bytes is a keepalive (it has a counter and no sequence). Sealed, a tag of 16 bytes follows.
 //! The payload of PROBE, sealed like DATA's, is in [`probe`](crate::probe), that of HANDSHAKE in
-//! [`handshake`](crate::handshake), of sealed tunnels in `sealed::format`. UNKNOWN has none. Bits without a use are sent as zero and ignored
+//! [`handshake`](crate::handshake), of sealed tunnels in `sealed::format`; those of REPAIR and REPORT, sealed like DATA's, in `fec`.
+//! UNKNOWN has none. Bits without a use are sent as zero and ignored
 //! on receipt. Unknown versions and types are counted and dropped.
 
 use crate::DropReason;
@@ -52,7 +53,8 @@ pub const LONGEST_SEND_BYTES: usize = 65_535 - 40 - 8;
 pub const ZERO_CHECKSUM_BYTES: usize = 1;
 /// Flag of DATA: the inner TCP or UDP checksum covers the pseudo header only.
 pub const FLAG_PARTIAL_CHECKSUM: u8 = 0b0000_1000;
-const FLAG_RESERVED: u8 = 0b0000_0001;
+/// Flag of DATA: repairs may cover it.
+pub const FLAG_PROTECTED: u8 = 0b0000_0001;
 
 /// Whether datagrams carry an authentication tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,15 +98,15 @@ pub enum Type {
 pub struct Header {
     /// What the datagram is for.
     pub kind: Type,
-    /// The second byte, without its reserved bit.
+    /// The second byte.
     pub flags: u8,
-    /// DATA: the sender's clock in units of 64 µs.
+    /// DATA: the sender's clock in units of 64 µs. REPAIR: how many packets it covers.
     pub timestamp: u16,
     /// The index that the receiver chose for the session.
     pub index: u32,
     /// The low 32 bits of the packet counter.
     pub counter: u32,
-    /// DATA: number for loss recovery.
+    /// DATA: number for loss recovery. REPAIR: the last number it covers.
     pub sequence: u32,
 }
 
@@ -121,8 +123,7 @@ impl Header {
         let [c0, c1, c2, c3] = self.counter.to_be_bytes();
         let [s0, s1, s2, s3] = self.sequence.to_be_bytes();
         let first = (self.kind as u8) << 4 | VERSION;
-        let flags = self.flags & !FLAG_RESERVED;
-        [first, flags, t0, t1, i0, i1, i2, i3, c0, c1, c2, c3, s0, s1, s2, s3]
+        [first, self.flags, t0, t1, i0, i1, i2, i3, c0, c1, c2, c3, s0, s1, s2, s3]
     }
 
     /// Reads a header from the wire.
@@ -145,7 +146,7 @@ impl Header {
         };
         Ok(Self {
             kind,
-            flags: flags & !FLAG_RESERVED,
+            flags,
             timestamp: u16::from_be_bytes([t0, t1]),
             index: u32::from_be_bytes([i0, i1, i2, i3]),
             counter: u32::from_be_bytes([c0, c1, c2, c3]),
@@ -196,14 +197,6 @@ mod tests {
     }
 
     #[test]
-    fn reserved_bit_is_ignored_on_receipt_and_sent_as_zero() {
-        let mut wire = DATA.encode();
-        wire[1] |= FLAG_RESERVED;
-        assert_eq!(Header::decode(&wire), Ok(DATA));
-        assert_eq!(Header { flags: 0xff, ..DATA }.encode()[1], 0xfe);
-    }
-
-    #[test]
     fn overhead_is_ip_udp_header_and_tag() {
         for (ipv6, seal, bytes) in [
             (false, Seal::Plain, 20 + 8 + 16),
@@ -219,9 +212,7 @@ mod tests {
         #[test]
         fn any_16_bytes_decode_or_are_refused(wire: [u8; HEADER_BYTES]) {
             if let Ok(header) = Header::decode(&wire) {
-                let mut sent = wire;
-                sent[1] &= !FLAG_RESERVED;
-                prop_assert_eq!(header.encode(), sent);
+                prop_assert_eq!(header.encode(), wire);
             }
         }
     }

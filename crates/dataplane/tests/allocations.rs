@@ -59,7 +59,7 @@ impl<'p> Sink<'p> for Wire {
     fn datagram(&mut self, _: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool) {
         self.length = if self.datagram.get_mut(..length).is_some_and(write) { length } else { 0 };
     }
-    fn tun(&mut self, _: &'p mut [u8], _: Checksum) {
+    fn tun_now(&mut self, _: &mut [u8], _: Checksum) {
         self.received += 1;
     }
 }

@@ -43,7 +43,7 @@ impl<'p> Sink<'p> for Said {
         assert!(write(&mut place));
         self.datagrams.push(place);
     }
-    fn tun(&mut self, packet: &'p mut [u8], _: Checksum) {
+    fn tun_now(&mut self, packet: &mut [u8], _: Checksum) {
         self.packets.push(packet[wire::HEADER_BYTES..].to_vec());
     }
 }

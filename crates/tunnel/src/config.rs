@@ -15,6 +15,7 @@ use wire::Wire;
 
 use crate::{Encap, Encryption, Error, Intent, Result, parse, spec::IntentPeer};
 
+mod fec;
 mod peers;
 mod place;
 mod probe;
@@ -86,7 +87,7 @@ pub struct Config {
     pub tos: Option<Value>,
     /// Whether packets may go straight to the TUN of a peer whose tunnel the same agent carries and that allows it too.
     pub shortcut: Option<bool>,
-    /// Loss recovery.
+    /// Loss recovery: `mode`, `maxOverhead`, `target`, `maxRecoveryDelay`; `redundancy` and `window` of `fixed`.
     pub fec: Option<Value>,
     /// Health probing: `interval`, `timeout`, `mtu`.
     pub probe: Option<Value>,
@@ -215,7 +216,7 @@ impl Config {
         let encryption = self.encryption(encap)?;
         let (engine, underlay) = (self.carrier(encap)?, self.underlay(encryption)?);
         self.refuse_unsupported(encap)?;
-        let (probe, wait_ready) = (self.probe(encap)?, self.wait(encap)?);
+        let (probe, fec, wait_ready) = (self.probe(encap)?, self.recovery(encap)?, self.wait(encap)?);
         let vxlan = (encap == Encap::Vxlan).then(|| wire::vxlan(self)).transpose()?;
         let device = self.device.as_deref().map(|text| interface("device", text)).transpose()?;
         let port = encap.default_port();
@@ -237,6 +238,7 @@ impl Config {
             mtu_bytes,
             shortcut,
             probe,
+            fec,
             wait_ready,
             vxlan,
             private_key_file,
@@ -320,9 +322,6 @@ impl Config {
         }
         if encap != Encap::Udp && self.shortcut == Some(true) {
             return Err(wire::meaningless("shortcut", true, encap));
-        }
-        if let Some(value) = &self.fec {
-            return Err(Error::invalid("fec", value, "is not supported by this version", "leave it out"));
         }
         if self.capabilities.as_ref().and_then(|c| c.get("ips")).copied().unwrap_or(false) {
             return Err(Error::invalid(

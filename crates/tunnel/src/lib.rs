@@ -24,6 +24,7 @@ pub mod mtu;
 pub mod parse;
 pub mod protocol;
 pub mod record;
+mod recovery;
 pub mod spec;
 pub mod store;
 
@@ -33,5 +34,5 @@ pub use encap::{Encap, Engine, Underlay, Vxlan};
 pub use error::{Error, Result};
 pub use keys::{KeyFile, KeyStore, PublicKey};
 pub use record::{AttachmentId, Pod, Record, State};
-pub use spec::{Encryption, Intent, Peer, Spec};
+pub use spec::{Encryption, Fec, FecMode, Intent, Peer, Spec};
 pub use store::{Store, run_dir};

@@ -9,10 +9,13 @@ use adit_net::counters::Counters;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-pub use crate::health::{Delivery, Health, HealthState, RoundTrip};
 use crate::{
     AttachmentId, Encap, Encryption, Engine, Peer, Pod, PublicKey, Record, Underlay,
     keys::{KeyNames, Rotation},
+};
+pub use crate::{
+    health::{Delivery, Health, HealthState, RoundTrip},
+    recovery::{BURST_LENGTHS, Recovery},
 };
 
 /// Version of this protocol.
@@ -256,6 +259,9 @@ pub struct PeerStatus {
     /// How it is. Absent where the kernel carries the tunnel: nobody asks its peers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub health: Option<Health>,
+    /// What loss recovery does with it; absent where it has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub recovery: Option<Recovery>,
 }
 
 impl PeerStatus {
@@ -280,6 +286,7 @@ impl PeerStatus {
             last_sent_ms: None,
             last_handshake_ms: None,
             health: None,
+            recovery: None,
         }
     }
 

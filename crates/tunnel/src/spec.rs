@@ -49,6 +49,67 @@ impl Default for Probe {
     }
 }
 
+/// How lost packets are recovered, where Adit's own format is on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fec {
+    /// Whether, and how much.
+    pub mode: FecMode,
+    /// The most that repairs may add, of the bytes that they protect, in parts per million.
+    pub max_overhead_ppm: u32,
+    /// How many packets may stay lost, in parts per billion.
+    pub target_ppb: u32,
+    /// How late a packet may be recovered and still be of use, in milliseconds.
+    pub max_recovery_delay_ms: u64,
+    /// `fixed`: repairs for so many packets, in parts per million.
+    pub redundancy_ppm: u32,
+    /// `fixed`: how many packets each repair covers.
+    pub window: u16,
+}
+
+/// How much is sent to recover from losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FecMode {
+    /// What the losses ask for: nothing on a clean path.
+    Auto,
+    /// Nothing.
+    Off,
+    /// Always the same.
+    Fixed,
+}
+
+impl FecMode {
+    /// The word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Fixed => "fixed",
+        }
+    }
+}
+
+impl Fec {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Fec {
+    fn default() -> Self {
+        Self {
+            mode: FecMode::Auto,
+            max_overhead_ppm: 250_000,
+            target_ppb: 10_000,
+            max_recovery_delay_ms: 50,
+            redundancy_ppm: 100_000,
+            window: 128,
+        }
+    }
+}
+
 /// A configuration whose every key was checked, before the pod was looked at.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -73,6 +134,8 @@ pub struct Intent {
     pub shortcut: bool,
     /// How peers are asked for signs of life.
     pub probe: Probe,
+    /// How lost packets are recovered.
+    pub fec: Fec,
     /// How long ADD waits for the peers.
     pub wait_ready: Option<Duration>,
     /// What only `vxlan` has.
@@ -178,6 +241,9 @@ pub struct Spec {
     /// Whether the interface's MTU stays whatever the path lets through.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub fixed_mtu: bool,
+    /// How lost packets are recovered.
+    #[serde(skip_serializing_if = "Fec::is_default", default)]
+    pub fec: Fec,
     /// What only `vxlan` has.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub vxlan: Option<Vxlan>,
@@ -331,6 +397,7 @@ impl Intent {
             probe_interval_ms: self.probe.interval.map(milliseconds),
             probe_timeout_ms: self.probe.timeout.map(milliseconds),
             fixed_mtu: !self.probe.mtu,
+            fec: self.fec,
             vxlan: self.vxlan,
             private_key_file: self.private_key_file.clone(),
             public_key: None,

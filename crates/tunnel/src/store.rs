@@ -269,7 +269,7 @@ mod tests {
     use adit_net::NetnsId;
 
     use super::*;
-    use crate::{Encap, Encryption, Engine, Peer, Pod, Spec, State, Underlay, record::NetnsRef};
+    use crate::{Encap, Encryption, Engine, Fec, Peer, Pod, Spec, State, Underlay, record::NetnsRef};
 
     fn record(container_id: &str, if_name: &str) -> Record {
         Record {
@@ -297,6 +297,7 @@ mod tests {
                 probe_interval_ms: None,
                 probe_timeout_ms: None,
                 fixed_mtu: false,
+                fec: Fec::default(),
                 vxlan: None,
                 private_key_file: None,
                 public_key: None,

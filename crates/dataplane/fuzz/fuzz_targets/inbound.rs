@@ -2,7 +2,7 @@
 //! whole, and answers nobody with more bytes than it was sent.
 #![no_main]
 
-use adit_dataplane::{Checksum, Core, PeerConfig, PeerId, Probing, Security, Sink, TunnelConfig, wire};
+use adit_dataplane::{Checksum, Core, PeerConfig, PeerId, FecPolicy, Probing, Security, Sink, TunnelConfig, wire};
 use libfuzzer_sys::fuzz_target;
 use std::{
     net::SocketAddr,
@@ -28,7 +28,7 @@ impl<'p> Sink<'p> for Output {
             self.network(to, &place, &[]);
         }
     }
-    fn tun(&mut self, packet: &'p mut [u8], _: Checksum) {
+    fn tun_now(&mut self, packet: &mut [u8], _: Checksum) {
         assert!(packet.len() >= wire::HEADER_BYTES + 20);
     }
 }
@@ -49,6 +49,7 @@ fn core(local: ([u8; 4], u16), remote: ([u8; 4], u16), theirs: &str, now: Instan
         shortcut: false,
         security: Security::Plain,
         probing: Probing::default(),
+        fec: FecPolicy::default(),
         peers: vec![peer],
     };
     Core::new(config, now, [local.0[3]; 32]).unwrap()

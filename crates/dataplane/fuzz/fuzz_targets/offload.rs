@@ -6,7 +6,7 @@
 #[allow(dead_code)]
 mod model;
 
-use adit_dataplane::{Checksum, Core, FromTun, PeerConfig, PeerId, Probing, Security, Sink, TunnelConfig, Vnet, fuzz, wire};
+use adit_dataplane::{Checksum, Core, FromTun, PeerConfig, PeerId, FecMode, FecPolicy, Probing, Security, Sink, TunnelConfig, Vnet, fuzz, wire};
 use libfuzzer_sys::fuzz_target;
 use std::{net::SocketAddr, time::Instant};
 
@@ -30,7 +30,7 @@ impl<'p> Sink<'p> for Output {
             self.network(to, &place, &[]);
         }
     }
-    fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
+    fn tun_now(&mut self, packet: &mut [u8], checksum: Checksum) {
         self.packets.push((packet.to_vec(), checksum));
     }
 }
@@ -53,6 +53,7 @@ fn core(local: ([u8; 4], u16), remote: ([u8; 4], u16), now: Instant) -> Core {
         shortcut: false,
         security: Security::Plain,
         probing: Probing::default(),
+        fec: FecPolicy { mode: FecMode::Off, ..FecPolicy::default() },
         peers: vec![peer],
     };
     Core::new(config, now, [local.0[3]; 32]).unwrap()

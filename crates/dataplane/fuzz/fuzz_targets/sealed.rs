@@ -1,7 +1,7 @@
 #![no_main]
 
 use adit_dataplane::{
-    Checksum, Core, Identity, PeerConfig, PeerId, PeerKeys, Probing, Secret, Security, Sink, TunnelConfig, fuzz, wire,
+    Checksum, Core, Identity, PeerConfig, PeerId, PeerKeys, FecPolicy, Probing, Secret, Security, Sink, TunnelConfig, fuzz, wire,
 };
 use libfuzzer_sys::fuzz_target;
 use std::{
@@ -25,7 +25,7 @@ impl<'p> Sink<'p> for Output {
         assert!(write(&mut place));
         self.0.push(place);
     }
-    fn tun(&mut self, packet: &'p mut [u8], _: Checksum) {
+    fn tun_now(&mut self, packet: &mut [u8], _: Checksum) {
         assert!(packet.len() >= wire::HEADER_BYTES + 20);
     }
 }
@@ -43,7 +43,7 @@ fn core(format: fn(Identity) -> Security, own: ([u8; 4], u16), other: ([u8; 4], 
     };
     let security = format(Identity { private: secret(own), also: None });
     let (local, epoch) = (own.into(), 9);
-    let config = TunnelConfig { local, mtu_bytes: 1440, epoch, shortcut: false, security, probing: Probing::default(), peers: vec![peer] };
+    let config = TunnelConfig { local, mtu_bytes: 1440, epoch, shortcut: false, security, probing: Probing::default(), fec: FecPolicy::default(), peers: vec![peer] };
     Core::new(config, now, [own.0[3]; 32]).unwrap()
 }
 

@@ -3,14 +3,13 @@
 use super::Attached;
 use crate::{
     Core, DropReason,
-    io::{Inbox, Shell, TunReader, Ways},
+    io::{Inbox, Received, Shell, TunReader, Ways},
 };
 use nix::{
     errno::Errno,
     sys::epoll::{Epoll, EpollFlags},
 };
 use std::{
-    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     time::Instant,
 };
@@ -97,10 +96,10 @@ impl Attached {
         while left > 0 {
             let Some(udp) = &self.udp else { break };
             match buffers.inbox.receive(udp.as_fd()) {
-                Ok((from, segment_bytes, datagrams)) => {
+                Ok(received) => {
                     self.strikes = 0;
-                    left = left.saturating_sub(datagrams.len().saturating_add(PACKET_COST_BYTES));
-                    self.take_from_network(from, segment_bytes, datagrams, now, epoll, &mut buffers.heads);
+                    left = left.saturating_sub(received.datagrams.len().saturating_add(PACKET_COST_BYTES));
+                    self.take_from_network(received, now, epoll, &mut buffers.heads);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
@@ -120,21 +119,14 @@ impl Attached {
     }
 
     /// One receive: a datagram, or several of one length but for the last.
-    fn take_from_network(
-        &mut self,
-        from: Option<SocketAddr>,
-        segment_bytes: usize,
-        datagrams: &mut [u8],
-        now: Instant,
-        epoll: &Epoll,
-        heads: &mut [u8],
-    ) {
+    fn take_from_network(&mut self, received: Received<'_>, now: Instant, epoll: &Epoll, heads: &mut [u8]) {
+        let Received { from, ecn, segment_bytes, datagrams } = received;
         let (Some(from), Some((_, core, mut shell))) = (from, self.open(heads)) else { return };
         if datagrams.is_empty() {
             core.count(DropReason::Runt, 1);
         }
         for datagram in datagrams.chunks_mut(segment_bytes.max(1)) {
-            core.inbound(from, datagram, now, &mut shell);
+            core.inbound_marked(from, ecn, datagram, now, &mut shell);
         }
         let trouble = shell.finish();
         self.settle(&trouble, epoll);

@@ -64,12 +64,9 @@ pub(crate) enum Incoming<'a> {
 /// A packet within a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Packet {
-    /// The index that it is for.
-    pub(crate) receiver: u32,
     pub(crate) counter: Counter,
-    pub(crate) flags: u8,
-    /// A [`probe`](crate::probe) instead of an inner packet.
-    pub(crate) is_probe: bool,
+    /// What it is; of WireGuard's format, data, and nothing more is said.
+    pub(crate) header: Header,
 }
 
 /// A handshake message.
@@ -156,9 +153,8 @@ fn read_adit(datagram: &[u8]) -> Result<Incoming<'_>, DropReason> {
     let header = Header::decode(header)?;
     let receiver = header.index;
     match header.kind {
-        Type::Data | Type::Probe => {
-            let (counter, is_probe) = (Counter::Low(header.counter), header.kind == Type::Probe);
-            Ok(Incoming::Packet(Packet { receiver, counter, flags: header.flags, is_probe }))
+        Type::Data | Type::Repair | Type::Report | Type::Probe => {
+            Ok(Incoming::Packet(Packet { counter: Counter::Low(header.counter), header }))
         }
         Type::Unknown => Ok(Incoming::Unknown(receiver)),
         Type::Handshake => {
@@ -171,7 +167,6 @@ fn read_adit(datagram: &[u8]) -> Result<Incoming<'_>, DropReason> {
                 _ => Err(DropReason::UnknownType),
             }
         }
-        Type::Repair | Type::Report => Err(DropReason::UnknownType),
     }
 }
 
@@ -225,7 +220,7 @@ fn read_wireguard(datagram: &[u8]) -> Result<Incoming<'_>, DropReason> {
         WG_DATA => {
             let (counter, _) = rest.split_first_chunk().ok_or(DropReason::Runt)?;
             let counter = Counter::Whole(u64::from_le_bytes(*counter));
-            Ok(Incoming::Packet(Packet { receiver: index, counter, flags: 0, is_probe: false }))
+            Ok(Incoming::Packet(Packet { counter, header: Header::new(Type::Data, index) }))
         }
         _ => Err(DropReason::UnknownType),
     }
@@ -281,7 +276,7 @@ mod tests {
         let header = Format::wireguard_header(0x0403_0201, 0x0807_0605_0403_0201);
         assert_eq!(header, [4, 0, 0, 0, 1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8]);
         let counter = Counter::Whole(0x0807_0605_0403_0201);
-        let expected = Incoming::Packet(Packet { receiver: 0x0403_0201, counter, flags: 0, is_probe: false });
+        let expected = Incoming::Packet(Packet { counter, header: Header::new(Type::Data, 0x0403_0201) });
         assert_eq!(Format::WireGuard.read(&header), Ok(expected));
     }
 

@@ -28,7 +28,7 @@ impl Core {
         let (format, Some(own)) = (realm.format, realm.identities.get(own)) else { return Err(DropReason::BadMac) };
         let responder = Responder::read(format, &own.private, message.noise).ok_or(DropReason::BadHandshake)?;
         let (stamp, offer) = read_first_payload(format, &responder.payload).ok_or(DropReason::BadHandshake)?;
-        let capabilities = realm.capabilities() & offer.map_or(0, |offer| offer.capabilities);
+        let capabilities = realm.capabilities & offer.map_or(0, |offer| offer.capabilities);
         let answer = Offer { epoch: self.epoch, nonce: 0, capabilities, mtu_bytes: self.way.mtu_bytes };
         let macs_of_initiator = MacKeys::of(&responder.remote);
 
@@ -176,8 +176,7 @@ impl Core {
         // Where nobody answers any more, it may be at home again.
         let configured = peer.config.endpoint.filter(|_| attempt.is_even());
         let (Some(to), Some(own)) = (configured.or(peer.endpoint), realm.own()) else { return };
-        let offer =
-            Offer { epoch: self.epoch, nonce, capabilities: realm.capabilities(), mtu_bytes: self.way.mtu_bytes };
+        let offer = Offer { epoch: self.epoch, nonce, capabilities: realm.capabilities, mtu_bytes: self.way.mtu_bytes };
         let payload = first_payload(realm, offer, now.saturating_duration_since(self.way.start));
         let psk = state.keys.preshared.as_ref();
         let begun = Initiator::begin(realm.format, &own.private, &state.keys.public, psk, &payload);

@@ -5,7 +5,7 @@ use super::{
     send_keepalive,
 };
 use crate::{
-    Checksum, Core, DropReason, Sink, inner,
+    Checksum, Core, DropReason, Ecn, Sink, inner,
     peers::Slot,
     wire::{FLAG_PARTIAL_CHECKSUM, HEADER_BYTES, Header, Type},
 };
@@ -15,13 +15,14 @@ impl Core {
     pub(crate) fn receive_sealed<'p>(
         &mut self,
         from: SocketAddr,
+        ecn: Ecn,
         datagram: &'p mut [u8],
         now: Instant,
         out: &mut impl Sink<'p>,
     ) -> Result<(), DropReason> {
         let format = self.way.format;
         match format.read(datagram)? {
-            Incoming::Packet(packet) => self.receive_sealed_packet(from, packet, datagram, now, out),
+            Incoming::Packet(packet) => self.receive_sealed_packet((from, ecn), packet, datagram, now, out),
             Incoming::Initiation(message) => self.receive_initiation(from, &message, now, out),
             Incoming::Answer(message) => self.receive_answer(from, &message, now, out),
             Incoming::Cookie { receiver, nonce, sealed } => {
@@ -58,13 +59,13 @@ impl Core {
 
     fn receive_sealed_packet<'p>(
         &mut self,
-        from: SocketAddr,
-        Packet { receiver, counter, flags, is_probe }: Packet,
+        (from, ecn): (SocketAddr, Ecn),
+        Packet { counter, header: about }: Packet,
         datagram: &'p mut [u8],
         now: Instant,
         out: &mut impl Sink<'p>,
     ) -> Result<(), DropReason> {
-        let way = self.way;
+        let (way, receiver) = (self.way, about.index);
         let Some((slot, peer)) = self.peers.with_index(receiver) else {
             return Err(self.answer_unknown_sealed(from, receiver, now, out));
         };
@@ -86,7 +87,7 @@ impl Core {
         let length = keys.open(counter, authenticated, sealed).ok_or(DropReason::BadTag)?;
         let is_newest = keys.mark(counter);
         let packet = sealed.get_mut(..length).unwrap_or_default();
-        let is_data = !packet.is_empty() && !is_probe;
+        let is_data = !packet.is_empty() && about.kind == Type::Data;
         let timer = state.heard(is_data, now);
         let promoted = state.promote(receiver, now);
         peer.last_rx = Some(now);
@@ -103,23 +104,31 @@ impl Core {
         if timer | is_awake {
             self.wake_by_timers(slot);
         }
-        if is_probe {
-            let body = datagram.get(HEADER_BYTES..HEADER_BYTES.saturating_add(length)).unwrap_or_default();
-            return self.receive_probe(slot, body, datagram.len(), now, out);
+        let body = datagram.get(HEADER_BYTES..HEADER_BYTES.saturating_add(length)).unwrap_or_default();
+        match about.kind {
+            Type::Probe => return self.receive_probe(slot, body, datagram.len(), now, out),
+            Type::Repair => {
+                self.take_mark_of_repair(slot, ecn, now);
+                return self.receive_repair(slot, &about, body, now, out);
+            }
+            Type::Report => return self.receive_report(slot, body, now, out),
+            _ if is_data => {}
+            _ => return Ok(()),
         }
-        if is_data {
-            self.deliver(slot, flags, length, datagram, out)?;
-        }
-        Ok(())
+        self.note_data(slot, &about, body, now)?;
+        let delivered = self.deliver(slot, (about.flags, ecn), datagram, length, now, out);
+        self.deliver_recovered(slot, now, out);
+        delivered
     }
 
     /// An authentic packet enters the TUN, if it is one and may come from there.
     fn deliver<'p>(
         &mut self,
         slot: Slot,
-        flags: u8,
-        length: usize,
+        (flags, ecn): (u8, Ecn),
         datagram: &'p mut [u8],
+        length: usize,
+        now: Instant,
         out: &mut impl Sink<'p>,
     ) -> Result<(), DropReason> {
         let end = HEADER_BYTES.saturating_add(length);
@@ -142,6 +151,7 @@ impl Core {
             (Format::Adit, _) if inner::Transport::of(packet).is_some() => Checksum::Partial,
             (Format::Adit, _) => return Err(DropReason::BadChecksumOffload),
         };
+        self.take_mark(slot, ecn, packet, now)?;
         if let Some(peer) = self.peers.get_mut(slot) {
             peer.rx.count(length);
             self.paths.clamp(peer.path.room_bytes, packet, checksum);

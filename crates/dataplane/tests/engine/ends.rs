@@ -1,6 +1,8 @@
 //! Tunnels whose pods are in this process.
 
-use adit_dataplane::{Engine, PeerConfig, PeerId, Probing, Security, TunnelConfig, TunnelId, TunnelStats, wire};
+use adit_dataplane::{
+    Engine, FecPolicy, PeerConfig, PeerId, Probing, Security, TunnelConfig, TunnelId, TunnelStats, wire,
+};
 use nix::sys::{
     socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair, sockopt},
     time::TimeVal,
@@ -40,6 +42,7 @@ pub fn config(own: usize, local: SocketAddr, remote: SocketAddr) -> TunnelConfig
         shortcut: false,
         security: Security::Plain,
         probing: Probing { interval: Some(Duration::ZERO), ..Probing::default() },
+        fec: FecPolicy::default(),
         peers: vec![peer(remote, 1 - own)],
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::ends::{DEADLINE, End, message, peer, read, socket, tun, wait_for, write};
 use adit_dataplane::{
-    Engine, Error, Identity, Parcel, PeerKeys, Probing, Secret, Security, TunnelConfig, TunnelId, wire,
+    Engine, Error, FecPolicy, Identity, Parcel, PeerKeys, Probing, Secret, Security, TunnelConfig, TunnelId, wire,
 };
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -49,6 +49,7 @@ impl Format {
             shortcut: false,
             security,
             probing: Probing::default(),
+            fec: FecPolicy::default(),
             peers: vec![peer],
         }
     }

@@ -106,6 +106,7 @@ fn unknown_versions_and_types() {
     is_dropped_as(&mut world, BOB, &first_byte(0x02), "unknown_version");
     is_dropped_as(&mut world, BOB, &first_byte(0x61), "unknown_type");
     is_dropped_as(&mut world, BOB, &first_byte(0x11), "unknown_type");
+    is_dropped_as(&mut world, BOB, &first_byte(0x21), "runt");
     is_dropped_as(&mut world, BOB, &first_byte(0x31), "runt");
     let mut handshake = Header::new(Type::Handshake, 0).encode().to_vec();
     handshake.extend([9; 48]);
@@ -115,10 +116,10 @@ fn unknown_versions_and_types() {
 }
 
 #[test]
-fn reserved_bits_are_ignored() {
+fn bits_without_a_use_are_ignored() {
     let mut world = World::friends();
     let mut data = bobs_data(&mut world).bytes;
-    data[1] |= 1;
+    data[1] |= 0xf6;
     world.inject(BOB, ALICE, &data);
     world.run(SECOND);
     assert_eq!(world.nodes[0].received, [to_alice(b"seen by Eve"), to_alice(b"seen by Eve")]);

@@ -8,6 +8,8 @@
     reason = "a test that panics has failed, as it should"
 )]
 
+mod ecn;
+mod fec;
 mod handshakes;
 mod health;
 mod hostile;

@@ -2,10 +2,12 @@
 //! test: she reads `sent`, loses datagrams through `lose`, and sends what she likes with `inject`.
 
 use adit_dataplane::{
-    Checksum, Core, FromTun, PeerConfig, PeerId, Probing, Security, Sink, TunnelConfig, TunnelStats, Vnet, wire,
+    Checksum, Core, Ecn, FecMode, FecPolicy, FromTun, PeerConfig, PeerId, Probing, Security, Sink, TunnelConfig,
+    TunnelStats, Vnet, wire,
 };
 use std::{
     collections::VecDeque,
+    mem,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -21,6 +23,8 @@ pub struct Datagram {
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub bytes: Vec<u8>,
+    /// What its outer header says of congestion.
+    pub ecn: Ecn,
 }
 
 impl Datagram {
@@ -68,6 +72,7 @@ pub struct Node {
 }
 
 type Lose = Box<dyn FnMut(&Datagram) -> bool>;
+type Mark = Box<dyn FnMut(&Datagram) -> Ecn>;
 
 pub struct World {
     pub start: Instant,
@@ -76,6 +81,8 @@ pub struct World {
     /// Everything that any core ever sent, with the time since the start.
     pub sent: Vec<(Duration, Datagram)>,
     pub lose: Lose,
+    /// What the path makes of a datagram's mark.
+    pub mark: Mark,
     /// How long datagrams take from now on.
     pub latency: Duration,
     flying: VecDeque<(Instant, Datagram)>,
@@ -84,21 +91,27 @@ pub struct World {
 }
 
 struct Output {
-    network: Vec<(SocketAddr, Vec<u8>)>,
+    network: Vec<(SocketAddr, Vec<u8>, Ecn)>,
     tun: Vec<(Vec<u8>, Checksum)>,
+    /// Of the next datagram.
+    ecn: Ecn,
 }
 
 impl<'p> Sink<'p> for Output {
     fn network(&mut self, to: SocketAddr, head: &[u8], payload: &'p [u8]) {
-        self.network.push((to, [head, payload].concat()));
+        self.network.push((to, [head, payload].concat(), mem::take(&mut self.ecn)));
     }
     fn datagram(&mut self, to: SocketAddr, length: usize, write: impl FnOnce(&mut [u8]) -> bool) {
         let mut place = vec![0; length];
+        let ecn = mem::take(&mut self.ecn);
         if write(&mut place) {
-            self.network(to, &place, &[]);
+            self.network.push((to, place, ecn));
         }
     }
-    fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
+    fn ecn(&mut self, ecn: Ecn) {
+        self.ecn = ecn;
+    }
+    fn tun_now(&mut self, packet: &mut [u8], checksum: Checksum) {
         self.tun.push((packet[wire::HEADER_BYTES..].to_vec(), checksum));
     }
 }
@@ -126,8 +139,9 @@ pub fn tunnel(local: &str, epoch: u64, peers: &[PeerConfig]) -> TunnelConfig {
         epoch,
         shortcut: false,
         security: Security::Plain,
-        // Nobody asks, so that what is sent is what a test is about; health.rs asks.
+        // Nobody asks, and nothing is repaired, so that what is sent is what a test is about; health.rs asks, fec.rs repairs.
         probing: Probing { interval: Some(Duration::ZERO), ..Probing::default() },
+        fec: FecPolicy { mode: FecMode::Off, ..FecPolicy::default() },
         peers: peers.to_vec(),
     }
 }
@@ -141,6 +155,7 @@ impl World {
             nodes: Vec::new(),
             sent: Vec::new(),
             lose: Box::new(|_| false),
+            mark: Box::new(|datagram| datagram.ecn),
             latency: LATENCY,
             flying: VecDeque::new(),
             paused: None,
@@ -193,15 +208,21 @@ impl World {
 
     /// A packet leaves the pod of this node.
     pub fn send(&mut self, node: usize, packet: &[u8]) {
+        self.send_with(node, packet, Vnet::default());
+    }
+
+    /// The same for a packet of which the kernel says this.
+    pub fn send_with(&mut self, node: usize, packet: &[u8], header: Vnet) {
         let now = self.now;
         let mut packet = with_room(packet);
-        let from_tun = FromTun { packet: &mut packet, header: Vnet::default() };
+        let from_tun = FromTun { packet: &mut packet, header };
         self.act(node, None, |core, out| core.outbound(from_tun, now, out));
     }
 
     /// Eve puts a datagram on the wire.
     pub fn inject(&mut self, from: &str, to: &str, bytes: &[u8]) {
-        let datagram = Datagram { from: from.parse().unwrap(), to: to.parse().unwrap(), bytes: bytes.to_vec() };
+        let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+        let datagram = Datagram { from, to, bytes: bytes.to_vec(), ecn: Ecn::NotEct };
         self.flying.push_back((self.now + self.latency, datagram));
     }
 
@@ -252,18 +273,20 @@ impl World {
         let Some(node) = self.nodes.iter().position(|node| node.address == datagram.to) else { return };
         let (now, from) = (self.now, datagram.from);
         let trigger = datagram.clone();
-        self.act(node, Some(&trigger), |core, out| core.inbound(from, &mut datagram.bytes, now, out));
+        self.act(node, Some(&trigger), |core, out| {
+            core.inbound_marked(from, datagram.ecn, &mut datagram.bytes, now, out);
+        });
     }
 
     fn act(&mut self, node: usize, trigger: Option<&Datagram>, action: impl FnOnce(&mut Core, &mut Output)) {
-        let mut output = Output { network: Vec::new(), tun: Vec::new() };
+        let mut output = Output { network: Vec::new(), tun: Vec::new(), ecn: Ecn::NotEct };
         action(&mut self.nodes[node].core, &mut output);
         for (packet, checksum) in output.tun {
             self.nodes[node].received.push(packet);
             self.nodes[node].checksums.push(checksum);
         }
-        for (to, bytes) in output.network {
-            let datagram = Datagram { from: self.nodes[node].address, to, bytes };
+        for (to, bytes, ecn) in output.network {
+            let mut datagram = Datagram { from: self.nodes[node].address, to, bytes, ecn };
             assert!(datagram.bytes.len() >= wire::HEADER_BYTES);
             if let (Some(trigger), "cookie" | "welcome" | "unknown" | "answer" | "sealed cookie") =
                 (trigger, datagram.kind())
@@ -272,6 +295,7 @@ impl World {
             }
             self.sent.push((self.now - self.start, datagram.clone()));
             if !(self.lose)(&datagram) {
+                datagram.ecn = (self.mark)(&datagram);
                 self.flying.push_back((self.now + self.latency, datagram));
             }
         }

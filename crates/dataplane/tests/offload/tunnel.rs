@@ -2,8 +2,8 @@
 
 use crate::model::{self, Headers, TCP, u32_at};
 use adit_dataplane::{
-    Checksum, Core, FromTun, Gso, GsoKind, Identity, PeerConfig, PeerId, PeerKeys, Probing, Secret, Security, Sink,
-    TunnelConfig, Vnet, wire,
+    Checksum, Core, FecMode, FecPolicy, FromTun, Gso, GsoKind, Identity, PeerConfig, PeerId, PeerKeys, Probing, Secret,
+    Security, Sink, TunnelConfig, Vnet, wire,
 };
 use std::{
     net::SocketAddr,
@@ -39,7 +39,7 @@ impl<'p> Sink<'p> for Said {
             self.network(to, &place, &[]);
         }
     }
-    fn tun(&mut self, packet: &'p mut [u8], checksum: Checksum) {
+    fn tun_now(&mut self, packet: &mut [u8], checksum: Checksum) {
         self.to_tun.push((packet[wire::HEADER_BYTES..].to_vec(), checksum));
     }
 }
@@ -76,6 +76,8 @@ impl Tunnel {
                 epoch: 9,
                 security: format.map_or(Security::Plain, |format| format(identity)),
                 probing: Probing::default(),
+                // So that what is sent is what a test is about.
+                fec: FecPolicy { mode: FecMode::Off, ..FecPolicy::default() },
                 peers: vec![peer],
                 shortcut: false,
             };

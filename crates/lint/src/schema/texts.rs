@@ -111,7 +111,11 @@ pub(super) const TUN: &[Text] = &[
         "udp: between pods of one node packets go straight from one TUN to the other, if both ends allow it.",
         r#"{"default": false}"#,
     ),
-    ("fec", "Loss recovery: not supported yet.", ""),
+    (
+        "fec",
+        "udp: how lost packets are recovered: as much as the losses ask for (auto), not at all (off), or always the same (fixed, with redundancy and window).",
+        r#"{"type": "object", "additionalProperties": false, "properties": {"mode": {"enum": ["auto", "off", "fixed"], "default": "auto"}, "maxOverhead": {"type": "number", "minimum": 0.01, "maximum": 1, "default": 0.25}, "target": {"type": "number", "minimum": 1e-8, "maximum": 0.1, "default": 1e-5}, "maxRecoveryDelay": {"type": "string", "pattern": "^[0-9]+(ms|s|m)$", "default": "50ms"}, "redundancy": {"type": "number", "minimum": 0.001, "maximum": 1, "default": 0.1}, "window": {"type": "integer", "minimum": 1, "maximum": 512, "default": 128}}}"#,
+    ),
     (
         "probe",
         "udp: how often peers are asked for signs of life (default: by need), after how long without any they are down, and whether the MTU follows the path.",

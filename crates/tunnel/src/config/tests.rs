@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::{Engine, Underlay, Vxlan};
+use crate::{Engine, Fec, FecMode, Underlay, Vxlan};
 
 fn read(value: Value) -> Result<Effective> {
     Effective::read(value.as_object().unwrap())
@@ -50,7 +50,14 @@ fn every_impossible_value_names_key_value_and_remedy() {
         (plain(json!({"underlay": "cluster"})), "underlay: cluster is nobody's network; write \"pod\""),
         (plain(json!({"publicKey": "abc="})), "publicKey: abc= has no use"),
         (plain(json!({"vni": 7})), "vni: 7 has no meaning"),
-        (plain(json!({"fec": {"mode": "auto"}})), "fec: {\"mode\":\"auto\"} is not supported"),
+        (plain(json!({"fec": "auto"})), "fec: \"auto\" is not an object"),
+        (plain(json!({"fec": {"mode": "on"}})), "fec.mode: \"on\" is neither \"auto\" nor \"off\" nor \"fixed\""),
+        (plain(json!({"fec": {"maxOverhead": 25}})), "fec.maxOverhead: 25 is no such share"),
+        (plain(json!({"fec": {"target": "1e-5"}})), "fec.target: \"1e-5\" is no such share"),
+        (plain(json!({"fec": {"maxRecoveryDelay": "2s"}})), "fec.maxRecoveryDelay: \"2s\" is not between 1ms and 1s"),
+        (plain(json!({"fec": {"window": 64}})), "fec.window: 64 is a setting of \"mode\": \"fixed\" alone"),
+        (plain(json!({"fec": {"mode": "fixed", "window": 513}})), "fec.window: 513 is no window of 1 to 512 packets"),
+        (plain(json!({"fec": {"ratio": "20:10"}})), "fec.ratio: \"20:10\" is no setting of loss recovery"),
         (plain(json!({"waitReady": "soon"})), "waitReady: soon is not a duration"),
         (plain(json!({"waitReady": "121s"})), "waitReady: 121s is longer than what calls the plugin waits"),
         (plain(json!({"probe": true})), "probe: true is not an object"),
@@ -181,7 +188,7 @@ fn what_vxlan_cannot_do_is_refused_with_a_reason() {
         (vxlan(json!({"keepalive": "25s"})), "keepalive: 25s has no meaning for encap \"vxlan\""),
         (vxlan(json!({"shortcut": true})), "shortcut: true has no meaning for encap \"vxlan\""),
         (vxlan(json!({"publicKey": "abc="})), "publicKey: abc= has no use"),
-        (vxlan(json!({"fec": {}})), "fec: {} is not supported"),
+        (vxlan(json!({"fec": {}})), "fec: {} has no meaning for encap \"vxlan\""),
         (vxlan(json!({"probe": {}})), "probe: {} has no meaning for encap \"vxlan\""),
         (vxlan(json!({"waitReady": "1s"})), "waitReady: 1s has no meaning for encap \"vxlan\""),
         (vxlan(json!({"checkPeer": true})), "checkPeer: true has no meaning for encap \"vxlan\""),
@@ -380,6 +387,24 @@ fn no_annotation_chooses_keys_of_the_node() {
     let allowed = json!({"overrides": ["peers"], "remote": null, "args": {"cni": {"tun": {"peers": peers}}}});
     let message = read(sealed(allowed)).unwrap_err().to_string();
     assert!(message.starts_with("cni-args.tun.peers[0].presharedKeyFile: \"x\" cannot be set"), "{message}");
+}
+
+#[test]
+fn losses_are_recovered_as_written_and_else_by_need() {
+    let of = |keys| read(plain(keys)).unwrap().config.validate().unwrap().fec;
+    assert_eq!(of(json!({})), Fec::default());
+    assert_eq!(of(json!({"fec": {"mode": "off"}})), Fec { mode: FecMode::Off, ..Fec::default() });
+    let written = json!({"fec": {"mode": "fixed", "redundancy": 0.15, "window": 200, "target": 1e-6, "maxOverhead": 0.5,
+        "maxRecoveryDelay": "80ms"}});
+    let fixed = Fec {
+        mode: FecMode::Fixed,
+        max_overhead_ppm: 500_000,
+        target_ppb: 1000,
+        max_recovery_delay_ms: 80,
+        redundancy_ppm: 150_000,
+        window: 200,
+    };
+    assert_eq!(of(written), fixed);
 }
 
 #[test]
