@@ -8,6 +8,7 @@ mod graph;
 mod install;
 mod kernel;
 mod key;
+mod lab;
 mod lint;
 mod peer;
 mod schema;
@@ -88,6 +89,9 @@ enum Command {
     Install(install::Install),
     /// Remove what `adit install` put in place, and put back what was there before
     Uninstall(install::Uninstall),
+    /// Bad networks to try tunnels on
+    #[command(subcommand)]
+    Lab(lab::Command),
     /// Say by the exit code whether an agent of this node answers
     Ready,
 }
@@ -141,6 +145,7 @@ fn main() -> ExitCode {
         Command::Schema { subject } => schema::print(subject),
         Command::Install(command) => command.run(),
         Command::Uninstall(command) => command.run(&AgentDirectories { run: &directory, config: &config_dir }),
+        Command::Lab(command) => command.run(),
         Command::Ready => Client::new(&directory).ping().map(|()| String::new()).map_err(Into::into),
     };
     let text = match said {

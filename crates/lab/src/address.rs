@@ -41,7 +41,8 @@ impl NodeNumber {
     }
 
     /// A host on the node's uplink: 1 is the router, 2 is the node.
-    pub(crate) fn uplink(self, host: Host) -> [IpNetwork; 2] {
+    #[must_use]
+    pub fn uplink(self, host: Host) -> [IpNetwork; 2] {
         [
             v4(100, self.cluster.saturating_add(64), self.node, host),
             v6(&format!("fd64:{}:{}", self.cluster, self.node), host),

@@ -79,6 +79,10 @@ pub enum Error {
     #[error("build the lab: {0}")]
     Spec(String),
 
+    /// A link cannot be impaired like this.
+    #[error("impair a link: {0}")]
+    Impairment(String),
+
     /// A manifest (network attachment definition or pod) cannot be used.
     #[error("{origin}: {why}")]
     Manifest {

@@ -6,10 +6,11 @@ use std::{
 };
 
 use crate::{
-    Attachment, Error, LabSpec, Namespace, Node, Result, Router,
+    Attachment, Error, Impairment, LabSpec, Namespace, Node, Result, Router,
+    impair::Spec,
     ledger::{self, Ledger, State},
     nad::Store,
-    topology::{NamespacePlan, Plan},
+    topology::{NamespacePlan, NodePlan, Plan},
 };
 
 /// Clusters, nodes and the routers between them. Dropping it removes everything it has made.
@@ -19,6 +20,7 @@ pub struct Lab {
     attachment: Attachment,
     routers: Vec<Router>,
     nodes: Vec<Node>,
+    wires: Vec<(NodePlan, Namespace)>,
     kept: bool,
 }
 
@@ -31,7 +33,14 @@ impl Lab {
         let plan = spec.plan()?;
         let ledger = Arc::new(Ledger::open(plan.name.as_deref())?);
         // From here on dropping the lab removes what was made.
-        let mut lab = Self { ledger, attachment: plan.attachment, routers: Vec::new(), nodes: Vec::new(), kept: false };
+        let mut lab = Self {
+            ledger,
+            attachment: plan.attachment,
+            routers: Vec::new(),
+            nodes: Vec::new(),
+            wires: Vec::new(),
+            kept: false,
+        };
         lab.apply(&plan)?;
         Ok(lab)
     }
@@ -86,6 +95,21 @@ impl Lab {
     #[must_use]
     pub fn routers(&self) -> &[Router] {
         &self.routers
+    }
+
+    /// Puts a bad link into a node's uplink ([`LabSpec::with_wires`]): the first specification is from the node to its router, the
+    /// second back. The uplink is dead again when the value is dropped.
+    ///
+    /// # Errors
+    /// There are no wires, or the program `ethtool` is not there.
+    pub fn impair(&self, node: &Node, specs: [Spec; 2], seed: u64) -> Result<Impairment> {
+        let known = || self.wires.iter().map(|(plan, _)| plan.name.clone()).collect();
+        let wire = self.wires.iter().find(|(plan, _)| plan.name == node.name());
+        let (plan, wire) =
+            wire.ok_or_else(|| Error::Unknown { what: format!("wire of {}", node.name()), known: known() })?;
+        node.send_one_by_one("up0")?;
+        self.router(plan.router.into())?.send_one_by_one(node.name())?;
+        Impairment::between(&wire.open()?, "node", "router", specs, seed)
     }
 
     /// How the pods' net1 is meant to be attached.
@@ -171,8 +195,11 @@ impl Lab {
             configure(namespace, part)?;
         }
         let (routers, nodes) = namespaces.split_at_checked(usize::from(plan.routers)).unwrap_or_default();
+        let nodes_end = usize::from(plan.routers).saturating_add(plan.nodes.len());
         self.routers =
             routers.iter().zip(&plan.namespaces).map(|(ns, part)| Router::new(ns.clone(), &part.name)).collect();
+        let wires = namespaces.get(nodes_end..).unwrap_or_default();
+        self.wires = plan.nodes.iter().cloned().zip(wires.iter().cloned()).collect();
         let mut stores: Vec<(String, Arc<Mutex<Store>>)> = Vec::new();
         for (namespace, node) in nodes.iter().zip(&plan.nodes) {
             let known = stores.iter().find(|(cluster, _)| *cluster == node.cluster).map(|(_, store)| store.clone());

@@ -13,7 +13,7 @@
 //! # Ok::<(), adit_lab::Error>(())
 //! ```
 //!
-//! Needs root, and the programs `ip`, `nsenter`, `setpriv`, `ping` and `iperf3`.
+//! Needs root, and the programs `ip`, `nsenter`, `setpriv`, `ping` and `iperf3`; bad links ([`Lab::impair`]) `ethtool` and `chrt`.
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -26,6 +26,7 @@ mod command;
 mod delegate;
 mod describe;
 mod error;
+pub mod impair;
 mod inject;
 mod lab;
 mod ledger;
@@ -37,6 +38,7 @@ pub mod packet;
 mod ping;
 mod pod;
 mod process;
+mod punctual;
 mod router;
 mod runtime;
 mod snapshot;
@@ -56,6 +58,7 @@ pub use command::{COMMAND_DEADLINE, Ran, run};
 pub use delegate::{Delegate, PodIdentity};
 pub use describe::{describe_own, tear_down_own};
 pub use error::{Error, Result};
+pub use impair::Impairment;
 pub use lab::Lab;
 pub use ledger::{Recorded, STATE_DIRECTORY, State, janitor, labs};
 pub use nad::{IntoNads, Manifests, Nad, PodManifest};
@@ -66,6 +69,7 @@ pub use packet::{Checksum, Datagram, TappedPacket};
 pub use ping::Ping;
 pub use pod::{Pod, PodBuilder};
 pub use process::ProcessMark;
+pub use punctual::become_punctual;
 pub use router::Router;
 pub use runtime::{Attached, Runtime};
 pub use snapshot::{Difference, Snapshot};

@@ -95,6 +95,16 @@ impl Namespace {
         Ok(())
     }
 
+    /// Makes an interface send each packet by itself and with all its checksums, as a wire has them.
+    ///
+    /// # Errors
+    /// There is no such interface, or the program `ethtool` is not there.
+    pub fn send_one_by_one(&self, interface: &str) -> Result<()> {
+        self.root(["ethtool", "-K", interface, "tso", "off", "gso", "off", "tx-udp-segmentation", "off", "tx", "off"])?
+            .ok()?;
+        Ok(())
+    }
+
     /// Its links, addresses and routes, to be compared with a later look.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Error, Pod, Ran, Result};
+use crate::{Error, Namespace, Pod, Ran, Result};
 
 /// What came back.
 #[derive(Debug, Clone)]
@@ -44,6 +44,17 @@ impl Ping {
     /// They have another, or there are none.
     pub fn with_ttl(self, ttl: u8) -> Result<Self> {
         if self.ttl == Some(ttl) { Ok(self) } else { Err(self.unexpected()) }
+    }
+
+    /// Echo requests from any namespace, as root, 0.2 s apart; each may take a second.
+    ///
+    /// # Errors
+    /// `ping` cannot be run, or could not even send (the error has its words).
+    pub fn from_namespace(from: &Namespace, to: &str, options: &[&str]) -> Result<Self> {
+        let mut line = vec!["ping", "-n", "-i", "0.2", "-W", "1"];
+        line.extend(options);
+        line.push(to);
+        Self::parse(from.root(line)?)
     }
 
     fn unexpected(&self) -> Error {

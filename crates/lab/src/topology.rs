@@ -24,6 +24,7 @@ pub struct LabSpec {
     attachment: Attachment,
     routers: u8,
     mtu_bytes: u16,
+    wires: bool,
     clusters: Vec<ClusterSpec>,
 }
 
@@ -42,7 +43,7 @@ impl LabSpec {
             Attachment::Bridge => 3,
             Attachment::Macvlan => 5,
         };
-        Self { name: None, attachment, routers, mtu_bytes: 1500, clusters: Vec::new() }
+        Self { name: None, attachment, routers, mtu_bytes: 1500, wires: false, clusters: Vec::new() }
     }
 
     /// Ohio (cluster 1) and Mumbai (cluster 2), a node each, at the two ends of the chain of routers.
@@ -87,11 +88,23 @@ impl LabSpec {
         self
     }
 
+    /// With a place in each node's uplink where [`crate::Lab::impair`] puts a bad link. Nothing passes before it does.
+    ///
+    /// Nodes and routers then send packets one by one there: what would be left to a network card is done before.
+    #[must_use]
+    pub fn with_wires(mut self) -> Self {
+        self.wires = true;
+        self
+    }
+
     pub(crate) fn plan(&self) -> Result<Plan> {
         self.validate()?;
         let nodes = self.nodes();
         let mut namespaces: Vec<NamespacePlan> = (1..=self.routers).map(|router| self.router(router, &nodes)).collect();
         namespaces.extend(nodes.iter().map(|node| self.node(node)));
+        if self.wires {
+            namespaces.extend(nodes.iter().map(|node| self.wire(node)));
+        }
         Ok(Plan { name: self.name.clone(), attachment: self.attachment, routers: self.routers, nodes, namespaces })
     }
 
@@ -164,7 +177,11 @@ impl LabSpec {
         }
         for node in nodes {
             if node.router == router {
-                plan.link(&node.name, &node.name, "up0", self.mtu_bytes);
+                if self.wires {
+                    plan.link(&node.name, &wire_name(&node.name), "router", self.mtu_bytes);
+                } else {
+                    plan.link(&node.name, &node.name, "up0", self.mtu_bytes);
+                }
                 plan.interface(&node.name, &node.number.uplink(Host(1)));
                 match self.attachment {
                     Attachment::Macvlan => plan.addresses(&node.name, &node.number.pods(Host(1))),
@@ -185,6 +202,17 @@ impl LabSpec {
         plan
     }
 
+    /// Between a node and its router: two interfaces, and nobody who answers at them.
+    fn wire(&self, node: &NodePlan) -> NamespacePlan {
+        let mut plan = NamespacePlan::new(wire_name(&node.name));
+        plan.sysctls = vec![("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")];
+        plan.link("node", &node.name, "up0", self.mtu_bytes);
+        for name in ["node", "router"] {
+            plan.interface(name, &[]);
+        }
+        plan
+    }
+
     fn node(&self, node: &NodePlan) -> NamespacePlan {
         let mut plan = NamespacePlan::new(node.name.clone());
         plan.interface("up0", &node.number.uplink(Host(2)));
@@ -193,6 +221,11 @@ impl LabSpec {
         }
         plan
     }
+}
+
+/// Name of the namespace in a node's uplink.
+pub(crate) fn wire_name(node: &str) -> String {
+    format!("{node}-wire")
 }
 
 /// What must be made.
@@ -305,6 +338,20 @@ mod tests {
         assert!(first.contains(&"address add 10.10.1.1/24 dev ohio-1".to_owned()), "{first:?}");
         assert!(!first.iter().any(|line| line.starts_with("route add 10.10.1.0/24")), "{first:?}");
         assert!(lines(&plan, "r5").contains(&"address add fd10:20:1::1/64 dev mumbai-1 nodad".to_owned()));
+    }
+
+    #[test]
+    fn a_wire_stands_between_a_node_and_its_router() {
+        let plan = LabSpec::two_clusters(Attachment::Bridge).with_wires().plan().unwrap();
+        let names: Vec<_> = plan.namespaces.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["r1", "r2", "r3", "ohio-1", "mumbai-1", "ohio-1-wire", "mumbai-1-wire"]);
+        let links = |name: &str| -> Vec<String> {
+            let part = plan.namespaces.iter().find(|n| n.name == name).unwrap();
+            part.links.iter().map(|l| format!("{} - {}:{}", l.name, l.peer_namespace, l.peer_name)).collect()
+        };
+        assert_eq!(links("r3"), ["mumbai-1 - mumbai-1-wire:router"]);
+        assert_eq!(links("mumbai-1-wire"), ["node - mumbai-1:up0"]);
+        assert_eq!(lines(&plan, "ohio-1-wire"), ["link set lo up", "link set node up", "link set router up"]);
     }
 
     #[test]

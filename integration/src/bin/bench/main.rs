@@ -4,6 +4,7 @@
 
 mod cases;
 mod cni;
+mod loss;
 mod node;
 mod report;
 mod sample;
@@ -31,6 +32,10 @@ enum What {
     Cni(cni::Options),
     /// Throughput, packets, round trips, CPU time and memory of tunnels
     Tunnel(tunnel::Options),
+    /// Tunnels over a bad link: TCP and datagrams, with and without the recovery of losses
+    Loss(loss::Options),
+    /// A database's standby and a film across a bad link
+    LossApps(loss::apps::Options),
     /// Many tunnels on one node: set-up, memory, idling, restart
     Scale(scale::Options),
     /// The sender and the receiver of a search for the most packets a second; `tunnel` runs it
@@ -43,6 +48,8 @@ fn main() -> ExitCode {
     let outcome = match Options::parse().what {
         What::Cni(options) => cni::run(&options),
         What::Tunnel(options) => tunnel::run(&options),
+        What::Loss(options) => loss::run(&options),
+        What::LossApps(options) => loss::apps::run(&options),
         What::Scale(options) => scale::run(&options),
         What::Packets(options) => tunnel::packets::run(&options),
     };

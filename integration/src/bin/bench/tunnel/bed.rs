@@ -22,9 +22,12 @@ pub enum Condition {
     Defaults,
     /// Every packet by itself, merged again by the receiver only: closer to a network card.
     Wire,
+    /// Every packet by itself all the way.
+    Single,
 }
 
 impl Condition {
+    /// Those that tunnels are compared in.
     pub const ALL: [Self; 2] = [Self::Defaults, Self::Wire];
 
     /// Options of `ethtool -K`.
@@ -32,6 +35,7 @@ impl Condition {
         match self {
             Self::Defaults => ["tso", "on", "gso", "on", "tx-udp-segmentation", "on", "gro", "off"],
             Self::Wire => ["tso", "off", "gso", "off", "tx-udp-segmentation", "off", "gro", "on"],
+            Self::Single => ["tso", "off", "gso", "off", "tx-udp-segmentation", "off", "gro", "off"],
         }
     }
 }
@@ -41,6 +45,7 @@ impl fmt::Display for Condition {
         f.write_str(match self {
             Self::Defaults => "defaults",
             Self::Wire => "wire",
+            Self::Single => "single",
         })
     }
 }
@@ -87,22 +92,35 @@ impl Side {
 pub const OUTER: &str = "net1";
 /// Interfaces of the path: where they are, and how they are called.
 const ENDS: [(&str, &str); 4] = [("a", OUTER), ("r", "r0"), ("r", "r1"), ("b", OUTER)];
+/// Interfaces of the wire, R's end first.
+pub const WIRE: [&str; 2] = ["w0", "w1"];
 
 /// The namespaces, and a directory for files. Dropping it removes both.
 #[derive(Debug)]
 pub struct Bed {
     name: String,
     directory: PathBuf,
+    /// Whether there is a namespace between R and B that passes nothing by itself.
+    wired: bool,
     /// Goes before the directory does.
     memory: Option<InMemory>,
 }
 
 impl Bed {
     pub fn new() -> Outcome<Self> {
+        Self::with(false)
+    }
+
+    /// With a cut between R and B, over which a bad link is to be laid: see [`WIRE`].
+    pub fn wired() -> Outcome<Self> {
+        Self::with(true)
+    }
+
+    fn with(wired: bool) -> Outcome<Self> {
         let name = format!("{PREFIX}-{}", std::process::id());
         let directory = Path::new("/run").join(&name);
         fs::create_dir_all(&directory)?;
-        let mut bed = Self { name, directory, memory: None };
+        let mut bed = Self { name, directory, wired, memory: None };
         bed.memory = Some(InMemory::on(&bed.directory)?);
         bed.make()?;
         Ok(bed)
@@ -126,6 +144,11 @@ impl Bed {
     /// The router's namespace.
     pub fn open_router(&self) -> Outcome<Netns> {
         Ok(Netns::open(Path::new(NETNS_DIRECTORY).join(self.router()))?)
+    }
+
+    /// The namespace in the cut.
+    pub fn open_wire(&self) -> Outcome<Netns> {
+        Ok(Netns::open(Path::new(NETNS_DIRECTORY).join(self.namespace("w")))?)
     }
 
     /// Where programs may leave their files.
@@ -178,17 +201,32 @@ impl Bed {
     }
 
     fn make(&self) -> Outcome {
-        let all = ["a", "r", "b"].map(|place| self.namespace(place));
-        ip(&[], &all.iter().map(|name| format!("netns add {name}")).collect::<Vec<_>>())?;
-        let [a, r, b] = &all;
+        let [a, r, b] = &["a", "r", "b"].map(|place| self.namespace(place));
+        ip(&[], &self.places().iter().map(|place| format!("netns add {}", self.namespace(place))).collect::<Vec<_>>())?;
+        let behind_r1 = if self.wired {
+            let w = self.namespace("w");
+            let [near, far] = WIRE;
+            Netns::open(Path::new(NETNS_DIRECTORY).join(&w))?
+                .run_on_thread(|| adit_net::sysctl::set("net/ipv6/conf/default/disable_ipv6", "1"))??;
+            self.ip(
+                &w,
+                &[format!("link add {far} type veth peer name {OUTER} netns {b}"), format!("link set {far} up")],
+            )?;
+            format!("{near} netns {w}")
+        } else {
+            format!("{OUTER} netns {b}")
+        };
         let lines = [
             format!("link add r0 type veth peer name {OUTER} netns {a}"),
-            format!("link add r1 type veth peer name {OUTER} netns {b}"),
+            format!("link add r1 type veth peer name {behind_r1}"),
             "address add 10.77.1.254/24 dev r0".to_owned(),
             "address add 10.77.2.254/24 dev r1".to_owned(),
         ];
         self.ip(r, &lines)?;
         self.ip(r, &["lo", "r0", "r1"].map(|name| format!("link set {name} up")))?;
+        if self.wired {
+            self.ip(&self.namespace("w"), &[format!("link set {} up", WIRE[0])])?;
+        }
         Netns::open(Path::new(NETNS_DIRECTORY).join(r))?
             .run_on_thread(|| adit_net::sysctl::set("net/ipv4/ip_forward", "1"))??;
         for side in Side::BOTH {
@@ -202,6 +240,10 @@ impl Bed {
             self.ip(&self.pod(side), &lines)?;
         }
         Ok(())
+    }
+
+    fn places(&self) -> &'static [&'static str] {
+        if self.wired { &["a", "r", "b", "w"] } else { &["a", "r", "b"] }
     }
 
     fn namespace(&self, place: &str) -> String {
@@ -218,7 +260,8 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         // The next run removes what could not be removed.
-        let all = ["a", "r", "b"].map(|place| format!("netns del {}", self.namespace(place)));
+        let all: Vec<String> =
+            self.places().iter().map(|place| format!("netns del {}", self.namespace(place))).collect();
         let _ = ip(&["-force"], &all);
         drop(self.memory.take());
         let _ = fs::remove_dir_all(&self.directory);

@@ -147,6 +147,17 @@ pub struct Tunnel {
 impl Tunnel {
     /// Sets it up, and waits until packets cross it.
     pub fn up(kind: Kind, bed: &Bed, accounting: Option<&Accounting>, programs: &Programs<'_>) -> Outcome<Self> {
+        Self::changed(kind, bed, accounting, programs, &json!({}))
+    }
+
+    /// The same, with further keys in both configurations of our plugin.
+    pub fn changed(
+        kind: Kind,
+        bed: &Bed,
+        accounting: Option<&Accounting>,
+        programs: &Programs<'_>,
+        further: &Value,
+    ) -> Outcome<Self> {
         let group = accounting.map(|accounting| accounting.group(kind.key())).transpose()?;
         let mut tunnel = Self { kind, mtu: 1500, processes: Vec::new(), group, leftovers: Vec::new() };
         match kind {
@@ -155,22 +166,22 @@ impl Tunnel {
             Kind::Adit => {
                 tunnel.agents(bed, programs.plugins)?;
                 let plain = json!({ "encap": "udp", "encryption": "none" });
-                tunnel.plugin(bed, programs.plugins, "tun", &plain)?;
+                tunnel.plugin(bed, programs.plugins, "tun", &with(plain, further))?;
             }
             Kind::AditNoise => {
                 tunnel.agents(bed, programs.plugins)?;
                 // A port of its own: all stand in the same pods.
                 let sealed = json!({ "encap": "udp", "local": "0.0.0.0:6091" });
-                tunnel.plugin(bed, programs.plugins, "tuns", &sealed)?;
+                tunnel.plugin(bed, programs.plugins, "tuns", &with(sealed, further))?;
             }
             Kind::AditWireguard => {
                 tunnel.agents(bed, programs.plugins)?;
                 let sealed = json!({ "encap": "wireguard", "engine": "agent", "local": "0.0.0.0:6092" });
-                tunnel.plugin(bed, programs.plugins, "tunw", &sealed)?;
+                tunnel.plugin(bed, programs.plugins, "tunw", &with(sealed, further))?;
             }
             Kind::AditVxlan => {
                 let kernel = json!({ "encap": "vxlan", "encryption": "none", "vni": 7 });
-                tunnel.plugin(bed, programs.plugins, "tunx", &kernel)?;
+                tunnel.plugin(bed, programs.plugins, "tunx", &with(kernel, further))?;
             }
             Kind::WireguardGo | Kind::Gotatun | Kind::Boringtun => {
                 tunnel.wireguard(bed, programs.peer.ok_or("no program")?)?
@@ -377,6 +388,14 @@ impl Drop for Tunnel {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// `base` with the keys of `further`.
+fn with(mut base: Value, further: &Value) -> Value {
+    for (key, value) in further.as_object().into_iter().flatten() {
+        base[key] = value.clone();
+    }
+    base
 }
 
 /// Removes the sockets that killed runs left among those of all WireGuard programs.

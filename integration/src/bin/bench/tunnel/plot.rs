@@ -70,9 +70,9 @@ pub fn draw(figures: &Figures) -> String {
 fn colour(condition: Condition, is_ours: bool) -> &'static str {
     match (condition, is_ours) {
         (Condition::Defaults, true) => "#c2410c",
-        (Condition::Wire, true) => "#f59e5b",
+        (Condition::Wire | Condition::Single, true) => "#f59e5b",
         (Condition::Defaults, false) => "#475569",
-        (Condition::Wire, false) => "#a3b1c6",
+        (Condition::Wire | Condition::Single, false) => "#a3b1c6",
     }
 }
 
