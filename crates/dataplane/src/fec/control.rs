@@ -47,9 +47,10 @@ const MOST_REACTIVE: f64 = 16.0;
 /// So many reports in a row are taken for late ones; more are another beginning.
 const MOST_LATE: u8 = 3;
 const WINDOW_AT_FIRST: u16 = 64;
-/// On a path of which nothing is known, until so many packets came without a loss.
+/// On a path of which nothing is known: until so many packets came without a loss, or so many in any case.
 const REDUNDANCY_AT_FIRST_PPM: u32 = 200_000;
 const PROOF_PACKETS: u32 = 500;
+const MOST_PROOF_PACKETS: u32 = 1000;
 /// Most recoveries take much less than the window: it may be so many times as long as they may take.
 const WINDOW_PER_DELAY: f64 = 2.0;
 /// Where packets are rare, in time they are recovered or not at all.
@@ -111,8 +112,10 @@ pub(crate) struct Control {
     estimate: Estimate,
     pace: Pace,
     trial: Trial,
-    /// While nothing is known of the path: how many packets have come.
-    proving: Option<u32>,
+    /// While nothing is known of the path: what has come of it.
+    proof: Option<Proof>,
+    /// Traffic without random loss, where no queue stood.
+    clean_for: Duration,
     round_trip: Option<Duration>,
     /// Repairs that were asked for: when they left, and how many.
     asked: VecDeque<(Instant, u32)>,
@@ -130,7 +133,8 @@ carry!(Control {
     estimate,
     pace,
     trial,
-    proving,
+    proof,
+    clean_for,
     round_trip,
     asked,
     repairs_sent,
@@ -149,7 +153,8 @@ impl Control {
             estimate: Estimate::new(),
             pace: Pace::new(),
             trial: Trial::new(),
-            proving: Some(0),
+            proof: Some(Proof::default()),
+            clean_for: Duration::ZERO,
             round_trip: None,
             asked: VecDeque::new(),
             repairs_sent: 0,
@@ -195,35 +200,24 @@ impl Control {
         }
         let since = self.previous.map_or(Duration::ZERO, |(_, at)| now.saturating_duration_since(at));
         self.previous = Some((*report, now));
-        if change.lost > 0 {
-            self.pace.active_since_loss = Duration::ZERO;
-        }
+        let calm = f64::from(change.sent) / f64::from(change.all.max(1));
+        let active = self.pace.active_since_report().mul_f64(calm);
+        self.clean_for = if change.lost > 0 { Duration::ZERO } else { self.clean_for.saturating_add(active) };
         if self.policy.mode != FecMode::Auto {
             self.estimate.add(change.sent, change.lost, &change.runs);
             return;
         }
-        if let Some(passed) = self.proving {
-            let passed = passed.saturating_add(change.sent);
-            self.proving = (change.lost == 0 && passed < PROOF_PACKETS).then_some(passed);
-            if change.lost == 0 {
-                if self.proving.is_none() {
-                    self.redundancy_ppm = 0;
-                    self.set_tail();
-                }
-                return;
-            }
-        }
+        let was_unknown = self.proof.is_some();
+        self.proof = self.proof.and_then(|proof| proof.go_on(&change));
         if !was_protected {
             // What came before the path began to lose says nothing of it.
             self.estimate = Estimate::new();
-            self.estimate.add(
-                change.sent.min(change.lost.saturating_mul(PACKETS_OF_FIRST_LOSS)),
-                change.lost,
-                &change.runs,
-            );
+            let sent = change.sent.min(change.lost.saturating_mul(PACKETS_OF_FIRST_LOSS));
+            self.estimate.add(sent, change.lost, &change.runs);
         } else {
             self.estimate.add(change.sent, change.lost, &change.runs);
-            if self.pace.active_since_loss >= CLEAN_AFTER {
+            let is_proven = was_unknown && self.proof.is_none() && self.estimate.loss() <= 0.0;
+            if is_proven || self.clean_for >= CLEAN_AFTER {
                 self.redundancy_ppm = 0;
                 self.estimate = Estimate::new();
                 self.set_tail();
@@ -234,10 +228,15 @@ impl Control {
         let cap = f64::from(self.policy.max_overhead_ppm) / MILLION;
         self.trial.note(change.sent, change.lost, change.recovered, before, cap, now);
         let (wanted, window) = self.wanted();
-        let first = if was_protected { 0.0 } else { FIRST_REDUNDANCY };
-        let faded = before * (-since.as_secs_f64() / HALVED_IN.as_secs_f64()).exp2();
+        let least = match (self.proof, was_unknown, was_protected) {
+            (Some(_), ..) => f64::from(REDUNDANCY_AT_FIRST_PPM) / MILLION,
+            // That was a guess, which nothing has to fade from.
+            (None, true, _) => 0.0,
+            (None, false, true) => before * (-since.as_secs_f64() / HALVED_IN.as_secs_f64()).exp2(),
+            (None, false, false) => FIRST_REDUNDANCY,
+        };
         let most = self.trial.ceiling().min(cap / self.pace.stretch());
-        let redundancy = wanted.max(first).max(faded).min(most);
+        let redundancy = wanted.max(least).min(most);
         // Never quite 0 while something is lost, for the reports go on only as long as something is protected.
         (self.redundancy_ppm, self.window) = (((redundancy * MILLION) as u32).max(1), window);
         self.set_tail();
@@ -380,10 +379,30 @@ impl Control {
     }
 }
 
+/// What came of a path of which nothing is known yet.
+#[derive(Debug, Clone, Copy, Default)]
+struct Proof {
+    packets: u32,
+    is_lossy: bool,
+}
+
+carry!(Proof { packets, is_lossy });
+
+impl Proof {
+    /// `None`: that is enough.
+    fn go_on(self, change: &Change) -> Option<Self> {
+        let packets = self.packets.saturating_add(change.all);
+        let is_lossy = self.is_lossy || change.lost > 0;
+        (packets < if is_lossy { MOST_PROOF_PACKETS } else { PROOF_PACKETS }).then_some(Self { packets, is_lossy })
+    }
+}
+
 /// What happened between two reports.
 #[derive(Debug, Clone, Copy)]
 struct Change {
     /// Received, and lost at random.
+    all: u32,
+    /// The same without those that came while a queue stood, where each loss is congestion.
     sent: u32,
     lost: u32,
     recovered: u32,
@@ -395,8 +414,11 @@ impl Change {
         let mut runs = after.runs;
         runs.iter_mut().zip(before.runs).for_each(|(runs, before)| *runs = runs.wrapping_sub(before));
         let lost = after.lost_random.wrapping_sub(before.lost_random);
+        let received = after.received.wrapping_sub(before.received);
+        let in_queue = after.received_in_queue.wrapping_sub(before.received_in_queue);
         Self {
-            sent: after.received.wrapping_sub(before.received).saturating_add(lost),
+            all: received.saturating_add(lost),
+            sent: received.saturating_sub(in_queue).saturating_add(lost),
             lost,
             recovered: after.recovered.wrapping_sub(before.recovered),
             runs,

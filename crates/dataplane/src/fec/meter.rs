@@ -52,6 +52,8 @@ pub(crate) const DELAY_CLASSES: usize = 12;
 pub(crate) struct MeterCounts {
     /// DATA with a payload.
     pub(crate) received: u64,
+    /// Of them, those around which a loss would have been called congestion.
+    pub(crate) received_in_queue: u64,
     pub(crate) lost_random: u64,
     pub(crate) lost_congestion: u64,
     /// Lost in gaps longer than any window.
@@ -75,6 +77,7 @@ pub(crate) struct MeterCounts {
 
 carry!(MeterCounts {
     received,
+    received_in_queue,
     lost_random,
     lost_congestion,
     lost_outage,
@@ -236,6 +239,8 @@ impl Meter {
         }
         (self.echo, self.echo_at) = (timestamp, Some(now));
         self.counts.received = self.counts.received.wrapping_add(1);
+        let is_in_queue = self.is_congested(now);
+        self.counts.received_in_queue = self.counts.received_in_queue.wrapping_add(is_in_queue.into());
         self.is_protected = is_protected;
         self.progress |= is_protected;
         let most = SAVED_BYTES.saturating_mul(BYTES_PER_BYTE_OF_REPORT);
@@ -514,6 +519,7 @@ impl Meter {
         Report {
             highest: self.expected.unwrap_or_default().wrapping_sub(1),
             received: since(|counts| counts.received),
+            received_in_queue: since(|counts| counts.received_in_queue),
             lost_random: since(|counts| counts.lost_random),
             lost_congestion: since(|counts| counts.lost_congestion),
             recovered: since(|counts| counts.recovered),

@@ -19,20 +19,22 @@
 //!    20 |                         unrecoverable                         |
 //!       +---------------------------------------------------------------+
 //!    24 |                    congestion experienced                     |
+//!       +---------------------------------------------------------------+
+//!    28 |                     received in a queue                       |
 //!       +-------------------------------+-------------------------------+
-//!    28 |           runs of 1           |           runs of 2           |
+//!    32 |           runs of 1           |           runs of 2           |
 //!       +-------------------------------+-------------------------------+
-//!    32 |         runs of 3 to 4        |         runs of 5 to 8        |
+//!    36 |         runs of 3 to 4        |         runs of 5 to 8        |
 //!       +-------------------------------+-------------------------------+
-//!    36 |        runs of 9 to 16        |      runs of 17 and more      |
+//!    40 |        runs of 9 to 16        |      runs of 17 and more      |
 //!       +-------------------------------+-------------------------------+
-//!    40 |                    lowest missing sequence                    |
+//!    44 |                    lowest missing sequence                    |
 //!       +-------------------------------+-------------------------------+
-//!    44 |            deficit            |       reordering extent       |
+//!    48 |            deficit            |       reordering extent       |
 //!       +-------------------------------+-------------------------------+
-//!    48 |      delay above minimum      |        echoed timestamp       |
+//!    52 |      delay above minimum      |        echoed timestamp       |
 //!       +-------------------------------+-------------------------------+
-//!    52 |            echo's age         |            reserved           |
+//!    56 |            echo's age         |            reserved           |
 //!       +-------------------------------+-------------------------------+
 //! ```
 //!
@@ -43,6 +45,7 @@
 //! | lost at random, to congestion | DATA that did not come, by what the delay and the ECN marks said then |
 //! | recovered, unrecoverable | of the lost ones, those that repairs brought back and those that no repair can any more |
 //! | congestion experienced | datagrams that came with the outer ECN mark CE |
+//! | received in a queue | of the DATA that came, those that would have been lost to congestion: they say nothing of what is lost at random |
 //! | runs | how many times so many DATA in a row were lost at random |
 //! | lowest missing sequence, deficit | how many repairs more are needed for what is missing now, and where that begins; a deficit of 0: none |
 //! | reordering extent | by how many places DATA came late at most, lately |
@@ -56,7 +59,7 @@ use crate::{DropReason, parcel::carry, session::TIMESTAMP_SHIFT};
 use std::time::Duration;
 
 /// Length of a report's payload.
-pub(crate) const BODY_BYTES: usize = 56;
+pub(crate) const BODY_BYTES: usize = 60;
 /// How many lengths of runs are told apart: 1, 2, 3 to 4, 5 to 8, 9 to 16, 17 and more.
 pub(crate) const RUN_CLASSES: usize = 6;
 
@@ -70,6 +73,7 @@ pub(crate) struct Report {
     pub(crate) recovered: u32,
     pub(crate) unrecoverable: u32,
     pub(crate) congestion_experienced: u32,
+    pub(crate) received_in_queue: u32,
     pub(crate) runs: [u16; RUN_CLASSES],
     pub(crate) lowest_missing: u32,
     pub(crate) deficit: u16,
@@ -87,6 +91,7 @@ carry!(Report {
     recovered,
     unrecoverable,
     congestion_experienced,
+    received_in_queue,
     runs,
     lowest_missing,
     deficit,
@@ -108,6 +113,7 @@ impl Report {
             &self.recovered.to_be_bytes(),
             &self.unrecoverable.to_be_bytes(),
             &self.congestion_experienced.to_be_bytes(),
+            &self.received_in_queue.to_be_bytes(),
             &r1,
             &r2,
             &r4,
@@ -142,6 +148,7 @@ impl Report {
             recovered: fields.u32()?,
             unrecoverable: fields.u32()?,
             congestion_experienced: fields.u32()?,
+            received_in_queue: fields.u32()?,
             runs: [fields.u16()?, fields.u16()?, fields.u16()?, fields.u16()?, fields.u16()?, fields.u16()?],
             lowest_missing: fields.u32()?,
             deficit: fields.u16()?,
@@ -207,19 +214,20 @@ mod tests {
             recovered: 8,
             unrecoverable: 9,
             congestion_experienced: 10,
-            runs: [11, 12, 13, 14, 15, 16],
-            lowest_missing: 17,
-            deficit: 18,
-            reordering: 19,
-            delay_above_minimum: 20,
-            echo: 21,
-            echo_age: 22,
+            received_in_queue: 11,
+            runs: [12, 13, 14, 15, 16, 17],
+            lowest_missing: 18,
+            deficit: 19,
+            reordering: 20,
+            delay_above_minimum: 21,
+            echo: 22,
+            echo_age: 23,
         };
         let mut wire = vec![1, 2, 3, 4];
-        (5..=10_u32).for_each(|field| wire.extend(field.to_be_bytes()));
-        (11..=16_u16).for_each(|field| wire.extend(field.to_be_bytes()));
-        wire.extend(17_u32.to_be_bytes());
-        (18..=22_u16).for_each(|field| wire.extend(field.to_be_bytes()));
+        (5..=11_u32).for_each(|field| wire.extend(field.to_be_bytes()));
+        (12..=17_u16).for_each(|field| wire.extend(field.to_be_bytes()));
+        wire.extend(18_u32.to_be_bytes());
+        (19..=23_u16).for_each(|field| wire.extend(field.to_be_bytes()));
         wire.extend([0, 0]);
         assert_eq!(report.encode()[..], wire);
         assert_eq!(Report::decode(&wire), Ok(report));

@@ -26,8 +26,8 @@ pub(super) struct Pace {
     repairs: u64,
     repair_bytes: u64,
     active: Duration,
-    /// Time in which DATA left since the last random loss.
-    pub(super) active_since_loss: Duration,
+    /// Time in which DATA left since the last report.
+    unreported: Duration,
     /// Packets a second, while they are sent at all.
     pub(super) rate: f64,
     /// Recent bytes and numbers, fading.
@@ -47,7 +47,7 @@ carry!(Pace {
     repairs,
     repair_bytes,
     active,
-    active_since_loss,
+    unreported,
     rate,
     recent_packets,
     recent_bytes,
@@ -66,7 +66,7 @@ impl Pace {
             repairs: 0,
             repair_bytes: 0,
             active: Duration::ZERO,
-            active_since_loss: Duration::ZERO,
+            unreported: Duration::ZERO,
             rate: 0.0,
             recent_packets: 0.0,
             recent_bytes: 0.0,
@@ -81,7 +81,7 @@ impl Pace {
         let pause = self.last_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)).min(LONGEST_PAUSE);
         self.last_at = Some(now);
         self.active = self.active.saturating_add(pause);
-        self.active_since_loss = self.active_since_loss.saturating_add(pause);
+        self.unreported = self.unreported.saturating_add(pause);
         self.packets = self.packets.saturating_add(packets.into());
         self.bytes = self.bytes.saturating_add(bytes);
         let share = bytes.saturating_mul(share_ppm.into());
@@ -91,6 +91,11 @@ impl Pace {
             self.end_period(now);
         }
         is_over
+    }
+
+    /// Time in which DATA left since this was asked last.
+    pub(super) fn active_since_report(&mut self) -> Duration {
+        std::mem::take(&mut self.unreported)
     }
 
     fn end_period(&mut self, now: Instant) {
@@ -158,7 +163,9 @@ mod tests {
             now += MS * 1000 * second;
         }
         assert!((800.0..1100.0).contains(&pace.rate), "{}", pace.rate);
-        assert!(pace.active_since_loss < MS * 8000, "{:?}", pace.active_since_loss);
+        let active = pace.active_since_report();
+        assert!(active > MS * 5900 && active < MS * 8000, "{active:?}");
+        assert_eq!(pace.active_since_report(), Duration::ZERO);
     }
 
     #[test]

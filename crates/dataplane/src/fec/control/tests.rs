@@ -54,6 +54,44 @@ fn a_loss_on_an_unknown_path_counts_with_what_came_before_it() {
 }
 
 #[test]
+fn what_was_guessed_of_an_unknown_path_ends_when_enough_is_known() {
+    let mut rig = Rig::new(FecPolicy::default());
+    for _ in 0..9 {
+        rig.go(4, 0);
+        rig.go(1, 1);
+        assert_eq!(rig.control.redundancy_ppm(), 200_000);
+    }
+    rig.go(5, 0);
+    assert!((50_000..120_000).contains(&rig.control.redundancy_ppm()), "{:?}", rig.control.counts());
+}
+
+#[test]
+fn a_standing_queue_says_nothing_of_random_losses() {
+    let mut rig = Rig::new(FecPolicy::default());
+    rig.go(100, 1);
+    let known = rig.control.counts().loss_ppm;
+    for _ in 0..3000 {
+        rig.report.received_in_queue += 20;
+        rig.report.lost_congestion += 1;
+        rig.go(1, 0);
+    }
+    assert!(rig.control.protects() && rig.control.counts().loss_ppm == known, "{:?}", rig.control.counts());
+    rig.go(510, 0);
+    assert!(!rig.control.protects(), "{:?}", rig.control.counts());
+}
+
+#[test]
+fn an_unknown_path_in_which_a_queue_stands_is_not_protected_for_long() {
+    let mut rig = Rig::new(FecPolicy::default());
+    for _ in 0..50 {
+        rig.report.received_in_queue += 20;
+        rig.report.lost_congestion += 2;
+        rig.go(1, 0);
+    }
+    assert!(!rig.control.protects(), "{:?}", rig.control.counts());
+}
+
+#[test]
 fn first_loss_brings_five_percent_at_once() {
     let mut rig = Rig::new(FecPolicy::default());
     rig.go(1000, 0);
