@@ -95,8 +95,10 @@ pub fn run(options: &Options) -> Outcome<bool> {
             }
         }
         if options.has(Part::Fair) {
-            eprintln!("round {} of {}, shares of a bottleneck", round + 1, options.rounds);
-            report.add_shares(fair::measure(&options.plugins, round));
+            for ways in &fair::WAYS {
+                eprintln!("round {} of {}, shares of a bottleneck, {}", round + 1, options.rounds, ways[0].key());
+                report.add_shares(ways[0], fair::measure(&options.plugins, ways, round));
+            }
         }
     }
     report.facts = options.facts(&mut report, begun.elapsed())?;

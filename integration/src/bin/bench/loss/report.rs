@@ -9,7 +9,7 @@ use crate::{
     loss::{
         cell::{Carried, Datagrams, Flow},
         condition::Row,
-        fair,
+        fair::{self, Shares},
         probe::Arrivals,
         way::Way,
     },
@@ -19,6 +19,9 @@ use crate::{
         report::{target_json, target_table},
     },
 };
+
+/// Two parts of three, with the larger overhead of the two, that of a sealed tunnel's headers.
+const FAIR: f64 = 200.0 / 3.0 * 1.058;
 
 /// One TCP flow.
 #[derive(Debug, Clone)]
@@ -35,7 +38,8 @@ pub struct Report {
     pub facts: Vec<String>,
     tcp: BTreeMap<(Row, Way), Vec<Tcp>>,
     datagrams: BTreeMap<(Row, Way), Vec<Datagrams>>,
-    shares: Vec<[f64; 3]>,
+    /// By the first of those who share.
+    shares: BTreeMap<Way, Vec<Shares>>,
     failures: Vec<String>,
 }
 
@@ -56,10 +60,10 @@ impl Report {
         }
     }
 
-    pub fn add_shares(&mut self, outcome: Outcome<[f64; 3]>) {
+    pub fn add_shares(&mut self, first: Way, outcome: Outcome<Shares>) {
         match outcome {
-            Ok(shares) => self.shares.push(shares),
-            Err(error) => self.fail(format!("shares of a bottleneck: {error}")),
+            Ok(shares) => self.shares.entry(first).or_default().push(shares),
+            Err(error) => self.fail(format!("shares of a bottleneck, {}: {error}", first.key())),
         }
     }
 
@@ -125,35 +129,38 @@ impl Report {
         Some(all)
     }
 
-    /// What the issue of this measurement asks for; of the sealed tunnel, as it is by default.
+    /// What recovery has to reach, sealed and plain.
     pub fn targets(&self) -> Vec<Target> {
         use Limit::{AtLeast, AtMost};
-        let way = Way::Noise;
         let mut targets = Vec::new();
         let mut add = |name: String, limit, value| targets.push(Target { name, limit, value, interval: None });
-        for (row, goodput) in [
-            (Row::Clean, 24.5),
-            (Row::One, 23.5),
-            (Row::Two, 23.0),
-            (Row::Five, 22.0),
-            (Row::Bursts, 21.0),
-            (Row::Fat, 120.0),
-        ] {
-            add(format!("TCP, loss {}, Mb/s", row.label()), AtLeast(goodput), self.goodput(row, way));
+        for (way, seal) in [(Way::Plain, "plain"), (Way::Noise, "noise")] {
+            for (row, goodput) in [
+                (Row::Clean, 24.5),
+                (Row::One, 23.5),
+                (Row::Two, 23.0),
+                (Row::Five, 22.0),
+                (Row::Bursts, 21.0),
+                (Row::Fat, 120.0),
+            ] {
+                add(format!("{seal}: TCP, loss {}, Mb/s", row.label()), AtLeast(goodput), self.goodput(row, way));
+            }
+            for (row, residual_ppm, p99_ms, bytes) in [
+                (Row::Clean, 0.0, 0.2, 5.0),
+                (Row::One, 10.0, 6.0, 12.0),
+                (Row::Two, 10.0, 6.0, 15.0),
+                (Row::Five, 100.0, 8.0, 25.0),
+                (Row::Bursts, 1000.0, 50.0, 25.0),
+            ] {
+                let name = |what: &str, unit: &str| format!("{seal}: {what}, loss {}, {unit}", row.label());
+                add(name("datagrams lost", "ppm"), AtMost(residual_ppm), self.residual_ppm(row, way));
+                add(name("added p99", "ms"), AtMost(p99_ms), self.added_ms(row, way, 0.99));
+                let added = self.added_bytes(row, way).map(|share| share * 100.0);
+                add(name("added bytes", "%"), AtMost(bytes), added);
+            }
         }
-        for (row, residual_ppm, p99_ms, bytes) in [
-            (Row::Clean, 0.0, 0.2, 5.0),
-            (Row::One, 10.0, 6.0, 12.0),
-            (Row::Two, 10.0, 6.0, 15.0),
-            (Row::Five, 100.0, 8.0, 25.0),
-            (Row::Bursts, 1000.0, 50.0, 25.0),
-        ] {
-            let label = row.label();
-            add(format!("datagrams lost, loss {label}, ppm"), AtMost(residual_ppm), self.residual_ppm(row, way));
-            add(format!("added p99, loss {label}, ms"), AtMost(p99_ms), self.added_ms(row, way, 0.99));
-            let added = self.added_bytes(row, way).map(|share| share * 100.0);
-            add(format!("added bytes, loss {label}, %"), AtMost(bytes), added);
-        }
+        let both = self.shares.get(&Way::Plain).map(|rounds| summary(&tunnels(rounds)).median);
+        add("what both tunnels have of a bottleneck, %".into(), AtMost(FAIR), both);
         targets
     }
 
@@ -189,10 +196,8 @@ impl Report {
         for way in Way::ALL.into_iter().filter(|way| self.tcp.keys().any(|(_, known)| known == way)) {
             let cell = |row: &Row| {
                 let rates: Vec<f64> = self.tcp.get(&(*row, way))?.iter().map(|tcp| tcp.flow.mbit_per_second).collect();
-                let most = rates.iter().copied().fold(f64::MIN, f64::max);
-                let told = summary(&rates);
                 let later = self.later(*row, way).map(show).unwrap_or_default();
-                Some(format!("{} ({}–{}), {later}", show(told.median), show(told.min), show(most)))
+                Some(format!("{}, {later}", range(&rates)))
             };
             let cells: Vec<String> = rows.iter().map(|row| cell(row).unwrap_or_else(|| "–".to_owned())).collect();
             let _ = writeln!(text, "| {} | {} |", way.label(), cells.join(" | "));
@@ -230,18 +235,18 @@ impl Report {
     }
 
     fn share_table(&self, text: &mut String) {
-        let Some(medians) = self.shares() else { return };
-        text.push_str("\n| at one bottleneck, nothing lost at random | Mb/s | share |\n|---|---:|---:|\n");
-        let sum: f64 = medians.iter().sum();
-        for (way, median) in fair::WAYS.into_iter().zip(medians) {
-            let _ = writeln!(text, "| {} | {} | {:.0} % |", way.label(), show(median), median / sum * 100.0);
+        if self.shares.is_empty() {
+            return;
         }
-    }
-
-    fn shares(&self) -> Option<[f64; 3]> {
-        (!self.shares.is_empty()).then(|| {
-            [0, 1, 2].map(|place| summary(&self.shares.iter().map(|one| one[place]).collect::<Vec<_>>()).median)
-        })
+        text.push_str("\n| at one bottleneck, nothing lost at random | Mb/s (least–most) | both tunnels have, % |\n|---|---:|---:|\n");
+        for ways in fair::WAYS {
+            let Some(rounds) = self.shares.get(&ways[0]) else { continue };
+            for (place, way) in ways.into_iter().enumerate() {
+                let rates: Vec<f64> = rounds.iter().map(|shares| shares[place]).collect();
+                let both = if place == 0 { range(&tunnels(rounds)) } else { String::new() };
+                let _ = writeln!(text, "| {} | {} | {both} |", way.label(), range(&rates));
+            }
+        }
     }
 
     pub fn json(&self, targets: &[Target]) -> Value {
@@ -278,15 +283,29 @@ impl Report {
                 }))
             })
             .collect();
-        let shares: Vec<Value> = self
-            .shares()
-            .into_iter()
-            .flat_map(|medians| fair::WAYS.into_iter().zip(medians))
-            .map(|(way, median)| json!({ "way": way.key(), "mbitPerSecond": median }))
+        let shares: Vec<Value> = fair::WAYS
+            .iter()
+            .filter_map(|ways| {
+                let rounds = self.shares.get(&ways[0])?;
+                Some(json!({
+                    "ways": ways.map(Way::key), "mbitPerSecond": rounds, "tunnelsPercent": tunnels(rounds),
+                }))
+            })
             .collect();
         json!({ "facts": self.facts, "failures": self.failures, "tcp": tcp, "datagrams": datagrams, "shares": shares,
                 "targets": targets.iter().map(target_json).collect::<Vec<_>>() })
     }
+}
+
+fn tunnels(rounds: &[Shares]) -> Vec<f64> {
+    rounds.iter().map(fair::tunnels).collect()
+}
+
+/// The median, and between what all lie.
+fn range(values: &[f64]) -> String {
+    let most = values.iter().copied().fold(f64::MIN, f64::max);
+    let told = summary(values);
+    format!("{} ({}–{})", show(told.median), show(told.min), show(most))
 }
 
 /// Three digits that count.
