@@ -2,7 +2,7 @@
 //! whole, and answers nobody with more bytes than it was sent.
 #![no_main]
 
-use adit_dataplane::{Checksum, Core, PeerConfig, PeerId, FecPolicy, Probing, Security, Sink, TunnelConfig, wire};
+use adit_dataplane::{Checksum, Core, Ecn, FecPolicy, PeerConfig, PeerId, Probing, Security, Sink, TunnelConfig, wire};
 use libfuzzer_sys::fuzz_target;
 use std::{
     net::SocketAddr,
@@ -90,9 +90,10 @@ fuzz_target!(|input: &[u8]| {
             datagram[4..8].copy_from_slice(&index);
         }
         let from = if shape & 2 == 0 { BOB } else { EVE };
-        now += Duration::from_millis(u64::from(shape >> 2) * 10);
+        let mark = [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce][usize::from(shape >> 2 & 3)];
+        now += Duration::from_millis(u64::from(shape >> 4) * 40);
         let mut output = Output::default();
-        alice.inbound(from.into(), &mut datagram, now, &mut output);
+        alice.inbound_marked(from.into(), mark, &mut datagram, now, &mut output);
         let answered: usize = output.0.iter().filter(|answer| answer[0] >> 4 >= 4).map(Vec::len).sum();
         assert!(answered <= datagram.len());
         alice.tick(now, &mut output);
