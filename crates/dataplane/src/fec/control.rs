@@ -10,7 +10,7 @@ mod pace;
 mod trial;
 
 use super::{
-    LONGEST_WINDOW,
+    LONGEST_WINDOW, gf,
     report::{RUN_CLASSES, Report},
 };
 use crate::{
@@ -254,7 +254,10 @@ impl Control {
         if loss <= target {
             return (0.0, self.window);
         }
-        choice::choose(target, loss, self.estimate.burst(), longest)
+        let (redundancy, window) = choice::choose(target, loss, self.estimate.burst(), longest);
+        // A wider one loses less for the same bytes, and recovers no later.
+        let affordable = gf::terms_to_spare() / (self.pace.rate * redundancy).max(1.0);
+        (redundancy, window.max(affordable.min(longest).min(LONGEST_WINDOW.into()) as u16))
     }
 
     /// What is new in a report; `None`: it is older than another that came.

@@ -6,9 +6,9 @@ use crate::parcel::carry;
 const QUICK_PACKETS: f64 = 500.0;
 const EXACT_PACKETS: f64 = 8000.0;
 /// What is taken to have come before the first loss, so that one loss is not taken for many.
-const PRIOR_PACKETS: f64 = 100.0;
+const PRIOR_PACKETS: f64 = 50.0;
 /// How many deviations the exact estimate is raised, and the quick one lowered, before the higher of both is believed.
-const EXACT_DEVIATIONS: f64 = 1.0;
+const EXACT_DEVIATIONS: f64 = 0.5;
 const QUICK_DEVIATIONS: f64 = 2.0;
 /// What a run of each class is taken to be long.
 const RUN_LENGTHS: [f64; super::RUN_CLASSES] = [1.0, 2.0, 3.4, 6.2, 12.0, 24.0];

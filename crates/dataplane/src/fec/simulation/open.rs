@@ -101,3 +101,11 @@ fn table_holds_what_it_says() {
         assert!(late < 6e-4 || burst > 1.0, "{loss} {burst}: {redundancy} {window}: {late}");
     }
 }
+
+#[test]
+fn a_wider_window_loses_less_and_recovers_no_later() {
+    let of = |window| stream(Path::new(0.02, 1.0), (0.0498, window), 2_000_000, 1.0, 3).unwrap();
+    let (narrow, wide) = (of(96), of(512));
+    assert!(narrow.residual() > 2e-5 && wide.residual() < 2e-6, "{} {}", narrow.residual(), wide.residual());
+    assert_eq!(narrow.of_recovered(0.5), wide.of_recovered(0.5));
+}
