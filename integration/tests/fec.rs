@@ -96,7 +96,9 @@ fn recovered(pair: &Pair) -> Outcome {
     println!("{lost} of {packets} stayed lost; sender {sender}; receiver {receiver}");
     assert!(packets >= 5_900 && lost <= 2, "{lost} of {packets} are missing: {receiver:#}");
     let told = |who: &Value, key: &str| who[key].as_u64().unwrap_or_default();
-    assert!(told(&receiver, "lost") > 80 && told(&receiver, "recovered") > 60, "{receiver:#}");
+    // Where the machine itself holds packets up, some losses look like a queue's.
+    let lost_of_all = told(&receiver, "lost") + told(&receiver, "lostToCongestion");
+    assert!(lost_of_all > 80 && told(&receiver, "recovered") > 60, "{receiver:#}");
     assert!(told(&sender, "repairsSent") > 0, "{sender:#}");
     assert!((10_000..35_000).contains(&told(&sender, "sentLossPpm")), "{sender:#}");
     // Of this stream alone: before it the path was unknown, which takes more.
