@@ -47,10 +47,9 @@ const MOST_REACTIVE: f64 = 16.0;
 /// So many reports in a row are taken for late ones; more are another beginning.
 const MOST_LATE: u8 = 3;
 const WINDOW_AT_FIRST: u16 = 64;
-/// On a path of which nothing is known: until so many packets came without a loss, or so many in any case.
+/// On a path of which nothing is known, until so many packets came without a loss.
 const REDUNDANCY_AT_FIRST_PPM: u32 = 200_000;
 const PROOF_PACKETS: u32 = 500;
-const MOST_PROOF_PACKETS: u32 = 1000;
 /// Most recoveries take much less than the window: it may be so many times as long as they may take.
 const WINDOW_PER_DELAY: f64 = 2.0;
 /// Where packets are rare, in time they are recovered or not at all.
@@ -112,8 +111,8 @@ pub(crate) struct Control {
     estimate: Estimate,
     pace: Pace,
     trial: Trial,
-    /// While nothing is known of the path: what has come of it.
-    proof: Option<Proof>,
+    /// While nothing is known of the path: how many packets have come.
+    proof: Option<u32>,
     /// Traffic without random loss, where no queue stood.
     clean_for: Duration,
     round_trip: Option<Duration>,
@@ -153,7 +152,7 @@ impl Control {
             estimate: Estimate::new(),
             pace: Pace::new(),
             trial: Trial::new(),
-            proof: Some(Proof::default()),
+            proof: Some(0),
             clean_for: Duration::ZERO,
             round_trip: None,
             asked: VecDeque::new(),
@@ -207,8 +206,16 @@ impl Control {
             self.estimate.add(change.sent, change.lost, &change.runs);
             return;
         }
-        let was_unknown = self.proof.is_some();
-        self.proof = self.proof.and_then(|proof| proof.go_on(&change));
+        if let Some(passed) = self.proof.filter(|_| change.lost == 0) {
+            let passed = passed.saturating_add(change.all);
+            self.proof = (passed < PROOF_PACKETS).then_some(passed);
+            if self.proof.is_none() {
+                self.redundancy_ppm = 0;
+                self.set_tail();
+            }
+            return;
+        }
+        self.proof = None;
         if !was_protected {
             // What came before the path began to lose says nothing of it.
             self.estimate = Estimate::new();
@@ -216,8 +223,7 @@ impl Control {
             self.estimate.add(sent, change.lost, &change.runs);
         } else {
             self.estimate.add(change.sent, change.lost, &change.runs);
-            let is_proven = was_unknown && self.proof.is_none() && self.estimate.loss() <= 0.0;
-            if is_proven || self.clean_for >= CLEAN_AFTER {
+            if self.clean_for >= CLEAN_AFTER {
                 self.redundancy_ppm = 0;
                 self.estimate = Estimate::new();
                 self.set_tail();
@@ -228,15 +234,10 @@ impl Control {
         let cap = f64::from(self.policy.max_overhead_ppm) / MILLION;
         self.trial.note(change.sent, change.lost, change.recovered, before, cap, now);
         let (wanted, window) = self.wanted();
-        let least = match (self.proof, was_unknown, was_protected) {
-            (Some(_), ..) => f64::from(REDUNDANCY_AT_FIRST_PPM) / MILLION,
-            // That was a guess, which nothing has to fade from.
-            (None, true, _) => 0.0,
-            (None, false, true) => before * (-since.as_secs_f64() / HALVED_IN.as_secs_f64()).exp2(),
-            (None, false, false) => FIRST_REDUNDANCY,
-        };
+        let first = if was_protected { 0.0 } else { FIRST_REDUNDANCY };
+        let faded = before * (-since.as_secs_f64() / HALVED_IN.as_secs_f64()).exp2();
         let most = self.trial.ceiling().min(cap / self.pace.stretch());
-        let redundancy = wanted.max(least).min(most);
+        let redundancy = wanted.max(first).max(faded).min(most);
         // Never quite 0 while something is lost, for the reports go on only as long as something is protected.
         (self.redundancy_ppm, self.window) = (((redundancy * MILLION) as u32).max(1), window);
         self.set_tail();
@@ -379,24 +380,6 @@ impl Control {
             overhead_ppm: ppm(self.pace.overhead()),
             is_held: self.trial.ceiling() < 1.0,
         }
-    }
-}
-
-/// What came of a path of which nothing is known yet.
-#[derive(Debug, Clone, Copy, Default)]
-struct Proof {
-    packets: u32,
-    is_lossy: bool,
-}
-
-carry!(Proof { packets, is_lossy });
-
-impl Proof {
-    /// `None`: that is enough.
-    fn go_on(self, change: &Change) -> Option<Self> {
-        let packets = self.packets.saturating_add(change.all);
-        let is_lossy = self.is_lossy || change.lost > 0;
-        (packets < if is_lossy { MOST_PROOF_PACKETS } else { PROOF_PACKETS }).then_some(Self { packets, is_lossy })
     }
 }
 
