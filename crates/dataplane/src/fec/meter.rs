@@ -4,6 +4,7 @@
 //! called congestion when the packets around it were held up by a queue, or when a router has just said so by ECN; all others are random.
 //! A gap longer than any window is an outage, which no repair can help, and no estimate is to follow.
 
+mod counts;
 mod delay;
 
 use super::{
@@ -11,6 +12,7 @@ use super::{
     report::{RUN_CLASSES, Report, run_class},
 };
 use crate::{parcel::carry, peer::later, session::TIMESTAMP_SHIFT};
+pub(crate) use counts::MeterCounts;
 use delay::{Delay, Recent};
 use std::{
     collections::VecDeque,
@@ -43,67 +45,6 @@ const SAVED_BYTES: u64 = 8 * REPORT_BYTES;
 /// What is missing is asked for during so many round trips, or so long.
 const ASKED_ROUND_TRIPS: u32 = 4;
 const ASKED_FOR_AT_LEAST: Duration = Duration::from_millis(200);
-
-/// How many classes of recovery delays there are: up to 1, 2, 4 … 1024 ms, and longer.
-pub(crate) const DELAY_CLASSES: usize = 12;
-
-/// What was counted of what one peer sends.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct MeterCounts {
-    /// DATA with a payload.
-    pub(crate) received: u64,
-    /// Of them, those around which a loss would have been called congestion.
-    pub(crate) received_in_queue: u64,
-    pub(crate) lost_random: u64,
-    pub(crate) lost_congestion: u64,
-    /// Lost in gaps longer than any window.
-    pub(crate) lost_outage: u64,
-    /// Of the lost ones, those that came back out of repairs.
-    pub(crate) recovered: u64,
-    /// Of the lost ones, those that cannot any more.
-    pub(crate) unrecoverable: u64,
-    /// Runs of random loss, by length: 1, 2, 3 to 4, 5 to 8, 9 to 16, 17 and more.
-    pub(crate) runs: [u64; RUN_CLASSES],
-    pub(crate) congestion_experienced: u64,
-    /// From when a gap was seen until the packet was recovered: up to 1, 2, 4 … 1024 ms, and longer.
-    pub(crate) recovery_delays: [u64; DELAY_CLASSES],
-    /// The sum of those delays, in microseconds.
-    pub(crate) recovery_delay_us: u64,
-    /// DATA that came after one with a higher number.
-    pub(crate) reordered: u64,
-    /// By how many places at most, lately.
-    pub(crate) reordering_extent: u64,
-}
-
-carry!(MeterCounts {
-    received,
-    received_in_queue,
-    lost_random,
-    lost_congestion,
-    lost_outage,
-    recovered,
-    unrecoverable,
-    runs,
-    congestion_experienced,
-    recovery_delays,
-    recovery_delay_us,
-    reordered,
-    reordering_extent,
-});
-
-impl MeterCounts {
-    /// A delay that this share of the recoveries did not exceed, as exact as the classes are. `None`: there was none, or it is above all of them.
-    pub(crate) fn recovery_delay(&self, share_ppm: u32) -> Option<Duration> {
-        let all: u64 = self.recovery_delays.iter().sum();
-        let wanted = all.saturating_mul(share_ppm.into()).div_ceil(1_000_000).max(1);
-        let mut below = 0_u64;
-        let class = self.recovery_delays.iter().position(|count| {
-            below = below.saturating_add(*count);
-            below >= wanted
-        })?;
-        (class < DELAY_CLASSES.saturating_sub(1)).then(|| Duration::from_millis(1 << class))
-    }
-}
 
 /// DATA that is missing between two that came.
 #[derive(Debug, Clone, Copy)]
@@ -371,11 +312,7 @@ impl Meter {
         let Some(gap) = self.open.iter_mut().chain(&mut self.settled).find(|gap| gap.has(sequence)) else { return };
         gap.recovered = gap.recovered.saturating_add(1).min(gap.count);
         let delay = now.saturating_duration_since(gap.seen_at);
-        let class = delay.as_micros().div_ceil(1000).max(1).next_power_of_two().trailing_zeros() as usize;
-        if let Some(count) = self.counts.recovery_delays.get_mut(class.min(DELAY_CLASSES.saturating_sub(1))) {
-            *count = count.wrapping_add(1);
-        }
-        self.counts.recovery_delay_us = self.counts.recovery_delay_us.wrapping_add(delay.as_micros() as u64);
+        self.counts.note_recovery(delay);
     }
 
     /// What the decoder says: how many repairs more it needs and for what, the first of which has this number; and how many packets it has
