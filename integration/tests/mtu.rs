@@ -128,8 +128,8 @@ fn documented(kind: Kind, outside: Family) -> Outcome<u32> {
 }
 
 fn pair(kind: Kind, outside: Family, inside: Family) -> Outcome<Pair> {
-    // What looks for the path's size is as large as the packets that are counted.
-    let fixed = || json!({ "probe": { "mtu": false } });
+    // What looks for the path's size is as large as the packets that are counted, and so are repairs of them.
+    let fixed = || json!({ "probe": { "mtu": false }, "fec": { "mode": "off" } });
     Ok(match kind {
         Kind(Encap::Vxlan, _) => vxlan(outside, inside)?,
         Kind(_, Encryption::None) => Pair::with_tun(Attachment::Bridge, outside, inside, &fixed())?,
