@@ -119,6 +119,15 @@ impl Format {
         }
     }
 
+    /// Whether a datagram belongs to a handshake, or puts one off by a cookie; the first byte tells, too.
+    #[must_use]
+    pub fn is_handshake(self, datagram: &[u8]) -> bool {
+        match self {
+            Self::Noise => datagram.first().is_some_and(|first| first >> 4 == 4),
+            Self::Wireguard => datagram.first().is_some_and(|first| (1..=3).contains(first)),
+        }
+    }
+
     /// Where the receiver's index stands in a datagram that carries packets.
     #[must_use]
     pub fn index_at(self) -> usize {

@@ -238,7 +238,7 @@ fn handshakes(format: Format) -> Outcome {
     held.sender.send_to(b"a reason to begin", "10.4.0.2:9000")?;
     let first = eventually("the attacker to hold a handshake", SOON * 2, || {
         let payloads = held.tap.packets().into_iter().map(|packet| packet.payload);
-        Ok(payloads.filter(|payload| !format.is_data(payload)).find(|payload| payload.len() > 100))
+        Ok(payloads.filter(|payload| format.is_handshake(payload)).find(|payload| payload.len() > 100))
     })?;
     let flipped = |at: usize| {
         let mut copy = first.clone();
@@ -253,11 +253,10 @@ fn handshakes(format: Format) -> Outcome {
 
     // Untouched it is answered, once: a repetition is not newer than what was seen last, whoever sends it.
     let (from, to) = (held.from.ip(), held.to.ip());
-    let answers = held
-        .pair
-        .lab
-        .router(3)?
-        .tap("prev", move |packet| packet.src == to && packet.dst == from && !format.is_data(&packet.payload))?;
+    let answers =
+        held.pair.lab.router(3)?.tap("prev", move |packet| {
+            packet.src == to && packet.dst == from && format.is_handshake(&packet.payload)
+        })?;
     held.send_from(held.from, &first)?;
     answers.wait_for(1, SOON)?;
     held.dropped("a repeated handshake", "replayed_hello", held.from, &first, 2)?;

@@ -46,7 +46,7 @@ impl<'a> Flood<'a> {
     fn prepare(prepared: &'a Prepared, format: Format) -> Result<Self, Failed> {
         let mumbai = prepared.attach(Side::Mumbai)?;
         let is_handshake =
-            move |packet: &TappedPacket| packet.has_port(format.port()) && !format.is_data(&packet.payload);
+            move |packet: &TappedPacket| packet.has_port(format.port()) && format.is_handshake(&packet.payload);
         let tap = prepared.lab.router(2)?.tap("prev", is_handshake)?;
         let ohio = prepared.attach(Side::Ohio)?;
         ohio.ping("10.4.0.2")?.all_received()?;
