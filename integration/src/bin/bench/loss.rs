@@ -47,6 +47,9 @@ pub struct Options {
     /// by commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// The TCP flows of these ways are measured in the first round alone, separated by commas: what is not compared closely
+    #[arg(long, value_delimiter = ',')]
+    once: Vec<String>,
     /// Only these losses (0, 1, 2, 5, bursts, fat), separated by commas
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
@@ -79,12 +82,13 @@ pub fn run(options: &Options) -> Outcome<bool> {
     let begun = Instant::now();
     sweep()?;
     let (rows, ways) = (options.rows()?, options.ways()?);
+    let once = if options.once.is_empty() { Vec::new() } else { chosen("--once", &options.once, &Way::ALL, Way::key)? };
     let mut report = Report::default();
     for round in 0..options.rounds {
         for row in &rows {
             for way in &ways {
                 eprintln!("round {} of {}, loss {}, {}", round + 1, options.rounds, row.key(), way.key());
-                if options.has(Part::Tcp) {
+                if options.has(Part::Tcp) && (round == 0 || !once.contains(way)) {
                     let outcome = options.tcp(*row, *way, round);
                     report.add_tcp(*row, *way, outcome);
                 }
@@ -165,6 +169,9 @@ impl Options {
             ),
             format!("Took {} s.", took.as_secs()),
         ];
+        if !self.once.is_empty() {
+            facts.push(format!("In the first round alone: TCP of {}.", self.once.join(", ")));
+        }
         facts.extend(report.trouble().map(|trouble| format!("The link had no realtime priority: {trouble}")));
         facts.extend(report.late_max_ms().map(|late| format!("A packet left the link at most {late:.1} ms late.")));
         Ok(facts)
