@@ -57,6 +57,8 @@ pub fn probe(from: &Path, to: &Path, address: IpAddr, pace: Pace) -> Outcome<Arr
     let any: IpAddr = if address.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
     let sender = Netns::open(from)?.run_on_thread(|| UdpSocket::bind((any, 0)))??;
     sender.connect((address, PORT))?;
+    // What was lost of an earlier sender's last datagrams may come back only now.
+    receiver.connect(sender.local_addr()?)?;
     setsockopt(&receiver, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES)?;
     receiver.set_read_timeout(Some(LOOK))?;
     let began = Instant::now();
